@@ -1,0 +1,175 @@
+//! What a block costs: floating-point operations, parameters, and what it keeps for its backward.
+
+use crate::{Architecture, Block};
+
+/// Costs of one block for one microbatch of `rows` rows of `tokens` tokens, `n = rows * tokens` in all. Counts are of
+/// elements and of floating-point operations; a product `[m, k] x [k, n]` is `2 m n k` of them. Element-wise work is
+/// not counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BlockCost {
+    /// Forward products with weights: `2 n` per matrix element.
+    pub forward_flops: u64,
+    /// Products for the gradients of the inputs: as many.
+    pub backward_input_flops: u64,
+    /// Products for the gradients of the weights: as many.
+    pub backward_weight_flops: u64,
+    /// Forward of the attention core: queries with keys, probabilities with values.
+    pub attention_forward: AttentionFlops,
+    /// Backward of the attention core, all of it in the input pass: four products against the forward's two.
+    pub attention_backward: AttentionFlops,
+    /// Parameters of the block; a tied matrix counts in the embedding and in the head.
+    pub weight_elements: u64,
+    /// Elements kept from forward to backward, logits apart (see [`Architecture::cost`]).
+    pub activation_elements: u64,
+    /// Logits kept from forward to backward; their gradient takes their place.
+    pub logit_elements: u64,
+    /// Elements kept from the input pass to the weight pass: input and output gradient of every matrix product; a
+    /// shared input counts once.
+    pub weight_gradient_elements: u64,
+    /// Gradients live at once inside the block's backward, at most; for the embedding its own, before it is added to
+    /// the sum over microbatches.
+    pub backward_elements: u64,
+    /// Elements of the carry that leaves the block, all kinds.
+    pub carry_elements: u64,
+}
+
+/// Operations of the attention core.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AttentionFlops {
+    /// Over all pairs of a row's tokens: `tokens^2`.
+    pub full: u64,
+    /// Over the pairs a causal mask leaves: `tokens (tokens + 1) / 2`.
+    pub causal: u64,
+}
+
+/// How many elements per token a block keeps or holds, as multiples of the model's widths.
+#[derive(Clone, Copy)]
+struct PerToken {
+    /// Times `hidden_size`.
+    hidden: usize,
+    /// Times `num_attention_heads * head_dim`.
+    queries: usize,
+    /// Times `num_key_value_heads * head_dim`.
+    key_values: usize,
+    /// Times `intermediate_size`.
+    feed_forward: usize,
+    /// Times `num_attention_heads * tokens`.
+    scores: usize,
+    /// Single numbers.
+    scalars: usize,
+}
+
+const NOTHING: PerToken = PerToken { hidden: 0, queries: 0, key_values: 0, feed_forward: 0, scores: 0, scalars: 0 };
+
+/// Norm: its input and the inverse root mean square. Projections: their shared input. Core: rotated queries and keys,
+/// values, probabilities. Output projection: its input.
+const ATTENTION_KEEPS: PerToken =
+    PerToken { hidden: 2, queries: 2, key_values: 2, feed_forward: 0, scores: 1, scalars: 1 };
+/// Norm as above; the projections' shared input; gate and up; the down projection's input.
+const MLP_KEEPS: PerToken = PerToken { hidden: 2, queries: 0, key_values: 0, feed_forward: 3, scores: 0, scalars: 1 };
+/// Norm as above; the product's input; the logarithm of the softmax's denominator. Logits are counted apart.
+const HEAD_KEEPS: PerToken = PerToken { hidden: 2, queries: 0, key_values: 0, feed_forward: 0, scores: 0, scalars: 2 };
+
+/// Inputs: the norm's output, the core's output. Output gradients: queries, keys, values, the block's.
+const ATTENTION_QUEUES: PerToken = PerToken { hidden: 2, queries: 2, key_values: 2, ..NOTHING };
+/// Inputs: the norm's output, the gated product. Output gradients: gate, up, the block's.
+const MLP_QUEUES: PerToken = PerToken { hidden: 2, feed_forward: 3, ..NOTHING };
+/// Input: the norm's output. The output gradient is counted with the logits.
+const HEAD_QUEUES: PerToken = PerToken { hidden: 1, ..NOTHING };
+
+/// Widest moment: the residual's gradient, those of the core's output, and of the probabilities and the scores.
+const ATTENTION_BACKWARD: PerToken = PerToken { hidden: 1, queries: 1, scores: 2, ..NOTHING };
+/// Widest moment: the residual's gradient, those of the product, gate and up.
+const MLP_BACKWARD: PerToken = PerToken { hidden: 1, feed_forward: 3, ..NOTHING };
+/// Widest moment: the gradients of the product's input and of the norm's.
+const HEAD_BACKWARD: PerToken = PerToken { hidden: 2, ..NOTHING };
+
+impl Architecture {
+    /// What `block` costs for `rows` rows of `tokens` tokens.
+    ///
+    /// Operations and parameters follow from the shapes alone. Kept elements are those of a plain automatic
+    /// differentiation in which products keep their input, norms their input and one number per token, the gated
+    /// activation its two inputs and attention its probabilities; the tables in this file say so term by term. The
+    /// embedding keeps nothing but its ids, which travel in the carry.
+    pub fn cost(&self, block: Block, rows: usize, tokens: usize) -> BlockCost {
+        let n = (rows * tokens) as u64;
+        let weights = self.weights(block);
+        let elements = |role| weights.iter().filter(|w| w.role == role).map(|w| w.n_elements() as u64).sum::<u64>();
+        let products = 2 * n * elements(crate::Role::Matrix);
+        let (keeps, queues, backward) = match block {
+            Block::Embedding => (NOTHING, NOTHING, NOTHING),
+            Block::Attention(_) => (ATTENTION_KEEPS, ATTENTION_QUEUES, ATTENTION_BACKWARD),
+            Block::Mlp(_) => (MLP_KEEPS, MLP_QUEUES, MLP_BACKWARD),
+            Block::Head => (HEAD_KEEPS, HEAD_QUEUES, HEAD_BACKWARD),
+        };
+        let core = match block {
+            Block::Attention(_) => self.attention_product(rows, tokens),
+            Block::Embedding | Block::Mlp(_) | Block::Head => AttentionFlops::default(),
+        };
+        let weight_elements = weights.iter().map(|w| w.n_elements() as u64).sum();
+        BlockCost {
+            forward_flops: products,
+            backward_input_flops: products,
+            backward_weight_flops: products,
+            attention_forward: core.times(2),
+            attention_backward: core.times(4),
+            weight_elements,
+            activation_elements: n * self.per_token(keeps, tokens),
+            logit_elements: if block == Block::Head { n * self.vocab_size as u64 } else { 0 },
+            weight_gradient_elements: n * self.per_token(queues, tokens),
+            backward_elements: match block {
+                Block::Embedding => weight_elements,
+                Block::Attention(_) | Block::Mlp(_) | Block::Head => n * self.per_token(backward, tokens),
+            },
+            carry_elements: self.carry_after(block).n_elements(rows, tokens) as u64,
+        }
+    }
+
+    /// Training operations per token for rows of `tokens` tokens: forward, input and weight gradients of all products,
+    /// attention under a causal mask: `6 (matrix elements) + 6 layers heads head_dim (tokens + 1)`.
+    ///
+    /// Appendix B of PaLM (Chowdhery et al., 2022) counts the same without the mask (`12 layers heads head_dim tokens`).
+    pub fn training_flops_per_token(&self, tokens: usize) -> f64 {
+        let total: u64 = self.blocks().into_iter().map(|block| self.cost(block, 1, tokens).training_flops()).sum();
+        total as f64 / tokens as f64
+    }
+
+    /// One product of the attention core over all heads.
+    fn attention_product(&self, rows: usize, tokens: usize) -> AttentionFlops {
+        let pairs = |pairs: usize| (2 * rows * self.num_attention_heads * self.head_dim * pairs) as u64;
+        AttentionFlops { full: pairs(tokens * tokens), causal: pairs(tokens * (tokens + 1) / 2) }
+    }
+
+    fn per_token(&self, count: PerToken, tokens: usize) -> u64 {
+        let elements = count.hidden * self.hidden_size
+            + count.queries * self.num_attention_heads * self.head_dim
+            + count.key_values * self.num_key_value_heads * self.head_dim
+            + count.feed_forward * self.intermediate_size
+            + count.scores * self.num_attention_heads * tokens
+            + count.scalars;
+        elements as u64
+    }
+}
+
+impl BlockCost {
+    /// Operations of a forward, attention under a causal mask.
+    pub fn total_forward_flops(&self) -> u64 {
+        self.forward_flops + self.attention_forward.causal
+    }
+
+    /// Operations of the input pass, attention under a causal mask.
+    pub fn total_backward_input_flops(&self) -> u64 {
+        self.backward_input_flops + self.attention_backward.causal
+    }
+
+    /// Operations of forward, input pass and weight pass, attention under a causal mask.
+    pub fn training_flops(&self) -> u64 {
+        self.total_forward_flops() + self.total_backward_input_flops() + self.backward_weight_flops
+    }
+}
+
+impl AttentionFlops {
+    fn times(self, n: u64) -> Self {
+        Self { full: self.full * n, causal: self.causal * n }
+    }
+}

@@ -1,0 +1,211 @@
+//! A Hugging Face folder, read.
+
+use crate::generation::Generation;
+use crate::manifest::Manifest;
+use crate::tensor_file::TensorFile;
+use crate::{CheckpointError, Dtype};
+use architecture::{Architecture, Weight};
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::path::{Path, PathBuf};
+
+pub(crate) const CONFIG: &str = "config.json";
+pub(crate) const WEIGHTS: &str = "model.safetensors";
+pub(crate) const INDEX: &str = "model.safetensors.index.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+const HEAD: &str = "lm_head.weight";
+
+/// A model on disk whose weights fit its configuration. Weight files are mapped, so that holding a `Folder` costs
+/// address space and not memory.
+pub struct Folder {
+    path: PathBuf,
+    architecture: Architecture,
+    generation: Generation,
+    tokenizer: Option<PathBuf>,
+    files: Vec<TensorFile>,
+    /// Index into `files` by tensor name.
+    places: HashMap<String, usize>,
+}
+
+/// Opens a Hugging Face folder and checks it: `config.json`, and `model.safetensors` or the shards named by
+/// `model.safetensors.index.json`. The tensors must be exactly those of the configured model, in their shapes, as F32,
+/// F16 or BF16. Superfluous but harmless are accepted: buffers of rotary frequencies, and a head that equals the
+/// embedding it is tied to. If the folder was written by [`save`](crate::save), its hashes are checked too, which
+/// reads every file once.
+///
+/// # Errors
+/// Each names the file and, where it concerns one, the tensor: missing or unreadable files, a configuration we do not
+/// know, cut-off or damaged weight files, an index that disagrees with its shards, missing or unexpected tensors, wrong
+/// shapes, unsupported number formats, and files that differ from their hashes.
+pub fn read_folder(path: &Path) -> Result<Folder, CheckpointError> {
+    if let Some(manifest) = Manifest::read(path)? {
+        manifest.verify(path)?;
+    }
+    Folder::open(path)
+}
+
+impl Folder {
+    /// Without looking at hashes.
+    pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {
+        let config_path = path.join(CONFIG);
+        let config = std::fs::read_to_string(&config_path).map_err(CheckpointError::io("read", &config_path))?;
+        let architecture = architecture::from_config_json(&config)
+            .map_err(|source| CheckpointError::Architecture { path: config_path, source })?;
+        let generation = Generation::read(path, &architecture)?;
+        let tokenizer = Some(path.join(TOKENIZER)).filter(|tokenizer| tokenizer.is_file());
+        let Weights { listing, files, places } = Weights::open(path)?;
+        let folder = Self { path: path.to_owned(), architecture, generation, tokenizer, files, places };
+        folder.check(&listing)?;
+        Ok(folder)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The model.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Defaults for writing text.
+    pub fn generation(&self) -> &Generation {
+        &self.generation
+    }
+
+    /// The folder's `tokenizer.json`, if it has one.
+    pub fn tokenizer_path(&self) -> Option<&Path> {
+        self.tokenizer.as_deref()
+    }
+
+    /// How a weight is stored.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingTensors`] for a weight that is not of [`Folder::architecture`].
+    pub fn dtype(&self, weight: &Weight) -> Result<Dtype, CheckpointError> {
+        self.file(&weight.name)?.dtype(&weight.name)
+    }
+
+    /// One weight as `f32` in row-major order, exactly the values stored. Nothing is kept: calling again reads again.
+    ///
+    /// # Errors
+    /// [`CheckpointError::MissingTensors`] and [`CheckpointError::Shape`] for a weight that is not of
+    /// [`Folder::architecture`]; none otherwise.
+    pub fn read(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
+        let file = self.file(&weight.name)?;
+        file.check(&weight.name, &weight.shape)?;
+        file.read(&weight.name)
+    }
+
+    fn file(&self, name: &str) -> Result<&TensorFile, CheckpointError> {
+        match self.places.get(name) {
+            Some(&n) => Ok(&self.files[n]),
+            None => Err(CheckpointError::MissingTensors { path: self.path.clone(), names: vec![name.to_owned()] }),
+        }
+    }
+
+    /// The files hold the model's weights and nothing else; `listing` is the file to blame for names.
+    fn check(&self, listing: &Path) -> Result<(), CheckpointError> {
+        let weights = self.architecture.all_weights();
+        let lacking = weights.iter().filter(|weight| !self.places.contains_key(&weight.name));
+        let missing: Vec<String> = lacking.map(|weight| weight.name.clone()).collect();
+        if !missing.is_empty() {
+            return Err(CheckpointError::MissingTensors { path: listing.to_owned(), names: missing });
+        }
+        let tied = self.architecture.tie_word_embeddings;
+        let known: HashSet<&str> = weights.iter().map(|weight| weight.name.as_str()).collect();
+        // Old exports keep the rotary frequencies as a buffer; they follow from the configuration.
+        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || tied && name == HEAD;
+        let names = self.places.keys().filter(|name| !known.contains(name.as_str()) && !harmless(name));
+        let mut unexpected: Vec<String> = names.cloned().collect();
+        if !unexpected.is_empty() {
+            unexpected.sort();
+            return Err(CheckpointError::UnexpectedTensors { path: listing.to_owned(), names: unexpected });
+        }
+        for weight in &weights {
+            self.file(&weight.name)?.check(&weight.name, &weight.shape)?;
+        }
+        if tied && self.places.contains_key(HEAD) {
+            let (embedding, head) = (self.file(EMBEDDING)?, self.file(HEAD)?);
+            if embedding.dtype(EMBEDDING)? != head.dtype(HEAD)? || embedding.raw(EMBEDDING) != head.raw(HEAD) {
+                return Err(CheckpointError::TiedHeadDiffers { path: head.path().to_owned() });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The opened weight files of a folder.
+struct Weights {
+    /// The only weight file, or the index of several.
+    listing: PathBuf,
+    files: Vec<TensorFile>,
+    places: HashMap<String, usize>,
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Weights {
+    fn open(folder: &Path) -> Result<Self, CheckpointError> {
+        let (single, index) = (folder.join(WEIGHTS), folder.join(INDEX));
+        // The order of transformers: one file wins over an index.
+        if single.is_file() {
+            let file = TensorFile::open(&single)?;
+            let places = file.names().into_iter().map(|name| (name, 0)).collect();
+            return Ok(Self { listing: single, files: vec![file], places });
+        }
+        if index.is_file() {
+            return Self::open_sharded(folder, index);
+        }
+        Err(CheckpointError::NoWeights { folder: folder.to_owned() })
+    }
+
+    fn open_sharded(folder: &Path, index: PathBuf) -> Result<Self, CheckpointError> {
+        let text = std::fs::read(&index).map_err(CheckpointError::io("read", &index))?;
+        let Index { weight_map } = serde_json::from_slice(&text).map_err(CheckpointError::json(&index))?;
+        let mut files: Vec<TensorFile> = Vec::new();
+        let mut numbers: HashMap<String, usize> = HashMap::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for (tensor, shard) in weight_map {
+            let wrong = |problem| CheckpointError::Index {
+                index: index.clone(),
+                tensor: tensor.clone(),
+                shard: shard.clone(),
+                problem,
+            };
+            let n = match numbers.get(&shard) {
+                Some(&n) => n,
+                None => {
+                    let path = folder.join(&shard);
+                    if Path::new(&shard).file_name() != Some(shard.as_ref()) {
+                        return Err(wrong("shards must lie in the same folder"));
+                    }
+                    if !path.is_file() {
+                        return Err(wrong("there is no such file"));
+                    }
+                    files.push(TensorFile::open(&path)?);
+                    numbers.insert(shard.clone(), files.len() - 1);
+                    files.len() - 1
+                }
+            };
+            if !files[n].contains(&tensor) {
+                return Err(wrong("that file does not have it"));
+            }
+            places.insert(tensor, n);
+        }
+        // Tensors that the index forgets are as unexpected as those of a single file.
+        for (n, file) in files.iter().enumerate() {
+            let forgotten: Vec<String> = file.names().into_iter().filter(|name| places.get(name) != Some(&n)).collect();
+            if !forgotten.is_empty() {
+                return Err(CheckpointError::UnexpectedTensors { path: file.path().to_owned(), names: forgotten });
+            }
+        }
+        Ok(Self { listing: index, files, places })
+    }
+}

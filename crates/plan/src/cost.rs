@@ -1,0 +1,72 @@
+//! What stages cost before anything was measured.
+
+use crate::memory;
+use architecture::{Architecture, Partition};
+use simulate::StageCost;
+
+/// The size of one microbatch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MicrobatchShape {
+    /// Rows.
+    pub rows: usize,
+    /// Tokens per row.
+    pub tokens: usize,
+}
+
+/// What a stage computes again in its backward (activation checkpointing).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recompute {
+    /// Nothing: its forward keeps all that backward needs.
+    None,
+    /// The whole forward, from the stage's input.
+    Full,
+}
+
+/// Costs of every stage for one microbatch: seconds from operations at `flops_per_s` on a stage's rank, attention under
+/// a causal mask; bytes in f32, so that the simulator's memory curve is the prediction.
+///
+/// Optimizer and gradient reduction move memory and compute little; they take no time here.
+///
+/// Memory: weights, one gradient and two moments per parameter stay. Each microbatch in flight keeps what its blocks
+/// keep ([`Architecture::cost`]), logits included, or with [`Recompute::Full`] its stage's input. From the input pass
+/// to the weight pass stay the inputs and output gradients of the products. During backward comes what is recomputed,
+/// and by how much the widest moment exceeds what is kept, found by walking the blocks from last to first.
+///
+/// # Panics
+/// If there is not one `recompute` per stage, or the rate is not positive.
+pub fn stage_costs(
+    architecture: &Architecture,
+    partition: &Partition,
+    shape: MicrobatchShape,
+    recompute: &[Recompute],
+    flops_per_s: f64,
+) -> Vec<StageCost> {
+    assert_eq!(recompute.len(), partition.n_stages(), "one recompute per stage");
+    assert!(flops_per_s > 0.0, "{flops_per_s} operations per second");
+    let stages = partition.stages().iter().zip(recompute);
+    stages
+        .map(|(blocks, &recompute)| {
+            let mut forward = 0;
+            let mut input = 0;
+            let mut weight = 0;
+            for &block in blocks {
+                let cost = architecture.cost(block, shape.rows, shape.tokens);
+                forward += cost.total_forward_flops();
+                input += cost.total_backward_input_flops();
+                weight += cost.backward_weight_flops;
+            }
+            let seconds = |flops: u64| flops as f64 / flops_per_s;
+            StageCost {
+                forward_s: seconds(forward),
+                backward_input_s: seconds(input),
+                backward_weight_s: seconds(weight),
+                backward_s: seconds(input + weight),
+                recompute_s: match recompute {
+                    Recompute::None => 0.0,
+                    Recompute::Full => seconds(forward),
+                },
+                ..memory::of_stage(architecture, blocks, shape, recompute)
+            }
+        })
+        .collect()
+}

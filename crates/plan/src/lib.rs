@@ -1,0 +1,11 @@
+//! From a model and a layout to numbers: where to cut, how long stages take, what they hold in memory.
+//!
+//! Everything here is arithmetic on shapes, for decisions before anything was measured; measured seconds replace it
+//! wherever there are some. Does not know about tensors, clocks or devices.
+
+mod balance;
+mod cost;
+mod memory;
+
+pub use balance::{balance, partition, partition_by};
+pub use cost::{MicrobatchShape, Recompute, stage_costs};

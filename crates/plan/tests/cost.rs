@@ -1,0 +1,125 @@
+//! Predicted times and memory against numbers worked out by hand and against what the papers say of the schedules.
+
+use architecture::{Architecture, Partition, from_config_json};
+use mesh::{Rank, StageMap};
+use plan::{MicrobatchShape, Recompute, stage_costs};
+use schedule::{Backward, Kind, Spec, generate};
+use simulate::{Category, Costs, StageCost, simulate};
+
+const SHAPE: MicrobatchShape = MicrobatchShape { rows: 2, tokens: 5 };
+
+/// Widths 6 (hidden), 8 (queries: 2 heads of 4), 4 (keys: 1 head), 11 (MLP), 13 (vocabulary).
+fn model(layers: usize, tied: bool) -> Architecture {
+    let text = format!(
+        r#"{{"model_type": "llama", "hidden_size": 6, "num_hidden_layers": {layers}, "num_attention_heads": 2,
+            "num_key_value_heads": 1, "head_dim": 4, "intermediate_size": 11, "vocab_size": 13,
+            "tie_word_embeddings": {tied}}}"#
+    );
+    from_config_json(&text).expect("a valid configuration")
+}
+
+fn costs(architecture: &Architecture, sizes: &[usize], recompute: Recompute) -> Vec<StageCost> {
+    let partition = Partition::new(architecture, sizes).expect("a valid partition");
+    stage_costs(architecture, &partition, SHAPE, &vec![recompute; sizes.len()], 1e3)
+}
+
+#[test]
+fn times() {
+    let model = model(1, false);
+    let stages = costs(&model, &[1, 1, 1, 1], Recompute::Full);
+    // 10 tokens. Attention: 2 x (6x8 + 2 x 6x4 + 8x6) per token, and two products of 2 x 2 rows x 2 heads x 4 x 15 pairs.
+    // MLP: 2 x 3 x 6x11. Head: 2 x 6x13.
+    let products = [0.0, 2880.0, 3960.0, 1560.0];
+    let core = [0.0, 960.0, 0.0, 0.0];
+    for (i, stage) in stages.iter().enumerate() {
+        let (products, core) = (products[i] / 1e3, core[i] / 1e3);
+        assert_eq!(stage.forward_s, products + core, "stage {i}");
+        assert_eq!(stage.recompute_s, stage.forward_s, "stage {i}");
+        assert_eq!(stage.backward_input_s, products + 2.0 * core, "stage {i}");
+        assert_eq!(stage.backward_weight_s, products, "stage {i}");
+        assert_eq!(stage.backward_s, 2.0 * (products + core), "stage {i}");
+    }
+    assert!(costs(&model, &[4], Recompute::None).iter().all(|stage| stage.recompute_s == 0.0));
+}
+
+/// Bytes of one MLP and of one head, element by element for 10 tokens.
+#[test]
+fn bytes_by_hand() {
+    let model = model(1, false);
+    let kept = costs(&model, &[2, 1, 1], Recompute::None);
+    let [mlp, head] = [&kept[1], &kept[2]];
+    let mlp_parameters = 6 + 3 * 6 * 11;
+    // Norm input 6 and scale 1, projections' input 6, gate, up and product 11 each.
+    assert_eq!(mlp.activation_bytes, 4 * 10 * (6 + 1 + 6 + 33));
+    // Inputs 6 and 11, output gradients 11, 11 and 6.
+    assert_eq!(mlp.weight_grad_bytes, 4 * 10 * (6 + 11 + 11 + 11 + 6));
+    // Gradients of the residual, product, gate and up.
+    assert_eq!(mlp.backward_scratch, [(Category::Buffers, 4 * 10 * (6 + 33))]);
+    assert_eq!(
+        mlp.resident,
+        [
+            (Category::Weights, 4 * mlp_parameters),
+            (Category::Gradients, 4 * mlp_parameters),
+            (Category::Optimizer, 8 * mlp_parameters)
+        ]
+    );
+    // Hidden states, positions, documents, targets, weights.
+    assert_eq!(mlp.carry_bytes, 4 * 10 * (6 + 4));
+    // Norm input 6 and scale 1, product's input 6, denominator 1, logits 13.
+    assert_eq!(head.activation_bytes, 4 * 10 * (6 + 1 + 6 + 1 + 13));
+    assert_eq!(head.carry_bytes, 0);
+
+    let again = costs(&model, &[2, 1, 1], Recompute::Full);
+    assert_eq!(again[0].activation_bytes, 4 * 10 * 5, "ids and their companions");
+    assert_eq!(again[2].activation_bytes, 4 * 10 * (6 + 4));
+    let scratch = [
+        (Category::Activations, 4 * 10 * (1 + 6 + 1)),
+        (Category::Logits, 4 * 10 * 13),
+        (Category::Buffers, 4 * 10 * 12),
+    ];
+    assert_eq!(again[2].backward_scratch, scratch);
+}
+
+/// A tied matrix is held once where both ends are on one stage, and twice otherwise.
+#[test]
+fn tied_weights() {
+    let parameters = |tied, sizes: &[usize]| -> u64 {
+        costs(&model(1, tied), sizes, Recompute::None).iter().map(|stage| stage.resident[0].1 / 4).sum()
+    };
+    let n = model(1, true).n_parameters() as u64;
+    assert_eq!(parameters(true, &[4]), n);
+    assert_eq!(parameters(true, &[2, 2]), n + 13 * 6);
+    assert_eq!(parameters(false, &[2, 2]), n + 13 * 6);
+}
+
+/// Peak activations in microbatches: GPipe keeps all of them (Huang et al. 2019), 1F1B at most as many as there are
+/// stages from this one on (Narayanan et al. 2021); recomputation keeps inputs and one microbatch's inside.
+#[test]
+fn peaks_of_schedules() {
+    let (n_stages, n_microbatches) = (4, 7);
+    let model = model(5, false);
+    for kind in [Kind::Gpipe, Kind::OneFOneB] {
+        for recompute in [Recompute::None, Recompute::Full] {
+            let stages = costs(&model, &[3; 4], recompute);
+            let spec = Spec { kind, backward: Backward::Fused };
+            let route = StageMap::one_per_rank(n_stages).route();
+            let schedule = generate(spec, &route, n_microbatches, &[]).expect("a schedule");
+            let costs = Costs { stages: stages.clone(), ..Costs::default() };
+            let timeline = simulate(&schedule, &costs).expect("a timeline");
+            for (rank, stage) in stages.iter().enumerate() {
+                let in_flight = match kind {
+                    Kind::Gpipe => n_microbatches,
+                    Kind::OneFOneB => n_microbatches.min(n_stages - rank),
+                };
+                let scratch = |wanted| {
+                    stage.backward_scratch.iter().filter(|(c, _)| *c == wanted).map(|(_, bytes)| bytes).sum::<u64>()
+                };
+                let peak = timeline.peak_by_category(Rank(rank));
+                let wanted = in_flight as u64 * stage.activation_bytes + scratch(Category::Activations);
+                assert_eq!(peak[Category::Activations as usize], wanted, "{kind:?} {recompute:?} rank {rank}");
+                assert_eq!(peak[Category::Weights as usize], stage.resident[0].1);
+                assert_eq!(peak[Category::Logits as usize], scratch(Category::Logits));
+            }
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What a rank can be told to do.
+
+use mesh::{Key, Stage};
+use std::fmt;
+
+/// Work on one visit of a microbatch. Printed with the letters of torch.distributed.pipelining.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Op {
+    /// `F`: the stage's forward, keeping what backward needs under the visit's key.
+    Forward,
+    /// `I`: gradient of the stage's input; weight gradients are queued under the visit's key.
+    BackwardInput,
+    /// `W`: gradients of the weights from what `I` queued.
+    BackwardWeight,
+    /// `B`: `I` and `W` at once.
+    Backward,
+    /// `R`: the forward again from the kept input, before a backward, when activations were dropped. When a schedule
+    /// does not spell it out, a checkpointed stage recomputes inside `I` or `B`.
+    Recompute,
+    /// `E`: forward keeping nothing (evaluation).
+    ForwardNoGrad,
+    /// `VS`: vocabulary shard: logits and local softmax statistics (Vocabulary Parallelism, pass S).
+    VocabForward,
+    /// `VT`: vocabulary shard: gradients (pass T).
+    VocabBackward,
+    /// `IF`: embedding shard: look up own rows.
+    EmbedForward,
+    /// `IB`: embedding shard: scatter gradients to own rows.
+    EmbedBackward,
+    /// `SEND_F`: the carry of this visit to the next visit's rank.
+    SendActivation,
+    /// `RECV_F`: the carry of this visit from the previous visit's rank.
+    RecvActivation,
+    /// `SEND_B`: the gradient of this visit's input to the previous visit's rank.
+    SendGradient,
+    /// `RECV_B`: the gradient of this visit's output from the next visit's rank.
+    RecvGradient,
+}
+
+/// Work on a whole stage, whatever microbatches it saw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum StageOp {
+    /// Gather the stage's sharded weights.
+    Unshard,
+    /// Drop gathered weights, keep the own shard.
+    Reshard,
+    /// Sum the stage's gradients with those of its replicas and of stages tied to it, in rank order.
+    ReduceGradients,
+    /// Bring the stage's weights into the device's memory.
+    LoadWeights,
+    /// Drop the stage's weights from the device's memory.
+    EvictWeights,
+    /// Update the stage's weights.
+    OptimizerStep,
+}
+
+/// One entry of a rank's list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Action {
+    /// Work on one visit.
+    Visit {
+        /// What.
+        op: Op,
+        /// Which visit; the stage and the rank follow from the microbatch's route.
+        key: Key,
+    },
+    /// Work on one stage.
+    Stage {
+        /// What.
+        op: StageOp,
+        /// Which stage.
+        stage: Stage,
+    },
+}
+
+impl Action {
+    /// `op` on the visit `key`.
+    pub fn visit(op: Op, key: Key) -> Self {
+        Action::Visit { op, key }
+    }
+
+    /// `op` on `stage`.
+    pub fn stage(op: StageOp, stage: usize) -> Self {
+        Action::Stage { op, stage: Stage(stage) }
+    }
+}
+
+impl Op {
+    /// Whether this keeps the rank's device busy (and so takes a core permit); sends and receives do not.
+    pub fn is_compute(self) -> bool {
+        !matches!(self, Op::SendActivation | Op::RecvActivation | Op::SendGradient | Op::RecvGradient)
+    }
+}
+
+impl fmt::Display for Op {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Op::Forward => "F",
+            Op::BackwardInput => "I",
+            Op::BackwardWeight => "W",
+            Op::Backward => "B",
+            Op::Recompute => "R",
+            Op::ForwardNoGrad => "E",
+            Op::VocabForward => "VS",
+            Op::VocabBackward => "VT",
+            Op::EmbedForward => "IF",
+            Op::EmbedBackward => "IB",
+            Op::SendActivation => "SEND_F",
+            Op::RecvActivation => "RECV_F",
+            Op::SendGradient => "SEND_B",
+            Op::RecvGradient => "RECV_B",
+        })
+    }
+}
+
+impl fmt::Display for StageOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            StageOp::Unshard => "UNSHARD",
+            StageOp::Reshard => "RESHARD",
+            StageOp::ReduceGradients => "REDUCE_GRAD",
+            StageOp::LoadWeights => "LOAD",
+            StageOp::EvictWeights => "EVICT",
+            StageOp::OptimizerStep => "OPT",
+        })
+    }
+}

@@ -1,0 +1,86 @@
+//! The schedule value.
+
+use crate::Action;
+use mesh::{Key, Rank, Route, Stage, Visit};
+use std::fmt;
+
+/// One step of a pipeline: the routes of its microbatches and one list of actions per rank.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule {
+    /// The schedule's name as the field knows it, with what was chosen ("1F1B, split backward").
+    pub name: String,
+    /// The route of microbatch `i`. Routes and their number may change from step to step.
+    pub routes: Vec<Route>,
+    /// Number of segments every sequence is cut into; 1 when it is not cut.
+    pub n_segments: usize,
+    /// `ranks[r]` is what rank `r` plays, in order.
+    pub ranks: Vec<Vec<Action>>,
+}
+
+impl Schedule {
+    /// The visit named by `key`, if the routes have it.
+    pub fn visit(&self, key: Key) -> Option<Visit> {
+        self.routes.get(key.microbatch.0)?.get(key.hop)
+    }
+
+    /// The route of the microbatch of `key`.
+    ///
+    /// # Panics
+    /// If there is no such microbatch; a validated schedule names only those it has.
+    pub fn route(&self, key: Key) -> &Route {
+        &self.routes[key.microbatch.0]
+    }
+
+    /// The stage that `action` works on.
+    ///
+    /// # Panics
+    /// If the action names a visit that no route has; a validated schedule does not.
+    pub fn stage(&self, action: Action) -> Stage {
+        match action {
+            Action::Visit { key, .. } => self.visit(key).expect("invariant: validated schedule").stage,
+            Action::Stage { stage, .. } => stage,
+        }
+    }
+
+    /// Number of microbatches.
+    pub fn n_microbatches(&self) -> usize {
+        self.routes.len()
+    }
+
+    /// Number of ranks.
+    pub fn n_ranks(&self) -> usize {
+        self.ranks.len()
+    }
+
+    /// All actions with their rank, rank by rank in list order.
+    pub fn actions(&self) -> impl Iterator<Item = (Rank, Action)> + '_ {
+        self.ranks.iter().enumerate().flat_map(|(rank, list)| list.iter().map(move |&action| (Rank(rank), action)))
+    }
+
+    /// An action as text: `{stage}{op}{microbatch}` as torch.distributed.pipelining prints it, with `@hop` added when
+    /// the route visits the stage more than once and `.segment` when sequences are cut.
+    pub fn label(&self, action: Action) -> String {
+        match action {
+            Action::Visit { op, key } => {
+                let stage = self.stage(action);
+                let visits = self.route(key).visits().iter().filter(|visit| visit.stage == stage).count();
+                let hop = if visits > 1 { format!("@{}", key.hop) } else { String::new() };
+                let segment = if self.n_segments > 1 { format!(".{}", key.segment) } else { String::new() };
+                format!("{stage}{op}{}{hop}{segment}", key.microbatch)
+            }
+            Action::Stage { op, stage } => format!("{stage}{op}"),
+        }
+    }
+}
+
+impl fmt::Display for Schedule {
+    /// One line per rank, labels separated by spaces.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.name)?;
+        for (rank, list) in self.ranks.iter().enumerate() {
+            let labels: Vec<String> = list.iter().map(|&action| self.label(action)).collect();
+            writeln!(f, "rank {rank}: {}", labels.join(" "))?;
+        }
+        Ok(())
+    }
+}
