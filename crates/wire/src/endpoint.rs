@@ -128,17 +128,18 @@ impl Endpoint {
         }
     }
 
-    /// Everyone's values in rank order: the basis of reductions that add in rank order.
+    /// The values of every rank of `group`, in the group's order: the basis of reductions that add in rank order.
+    /// This rank is one of the group.
     ///
     /// # Errors
     /// As [`Endpoint::send`] and [`Endpoint::wait`].
-    pub fn all_gather(&mut self, tag: Tag, values: Vec<f64>) -> Result<Vec<Vec<f64>>, WireError> {
-        for peer in (0..self.n_ranks()).map(Rank).filter(|&peer| peer != self.rank) {
+    pub fn all_gather(&mut self, group: &[Rank], tag: Tag, values: Vec<f64>) -> Result<Vec<Vec<f64>>, WireError> {
+        for &peer in group.iter().filter(|&&peer| peer != self.rank) {
             self.send(peer, tag, vec![Buffer::F64(values.clone())])?;
         }
-        (0..self.n_ranks())
-            .map(Rank)
-            .map(|peer| {
+        group
+            .iter()
+            .map(|&peer| {
                 if peer == self.rank {
                     return Ok(values.clone());
                 }
@@ -196,7 +197,7 @@ mod tests {
         let threads: Vec<_> = connect(3, Duration::from_secs(5))
             .into_iter()
             .map(|mut end| {
-                std::thread::spawn(move || end.all_gather(tag(0), vec![end.rank().0 as f64; end.rank().0]).unwrap())
+                std::thread::spawn(move || end.all_gather(&[Rank(0), Rank(1), Rank(2)], tag(0), vec![end.rank().0 as f64; end.rank().0]).unwrap())
             })
             .collect();
         for thread in threads {

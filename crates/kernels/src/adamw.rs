@@ -1,0 +1,139 @@
+//! AdamW (Loshchilov and Hutter, 2019) as PyTorch defines it, in one pass over a parameter, and gradient norms.
+
+use crate::flex::{slice, slice_mut};
+use crate::vector::vectorised;
+use burn::backend::Flex;
+use burn::tensor::{DType, Tensor};
+use rayon::prelude::*;
+
+/// One update's numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamW {
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment, after its bias correction.
+    pub epsilon: f64,
+    /// Decoupled weight decay; 0 for parameters that do not decay.
+    pub weight_decay: f64,
+    /// Factor on the gradient (clipping).
+    pub gradient_scale: f64,
+    /// Counted from 1.
+    pub step: u64,
+}
+
+/// A parameter with its moments, all flat `[n]` and plain.
+#[derive(Clone, Debug)]
+pub struct Moments {
+    /// First moment.
+    pub m: Tensor<1>,
+    /// Second moment.
+    pub v: Tensor<1>,
+}
+
+/// Elements one task updates: four arrays of 64 kB.
+const CHUNK: usize = 16 * 1024;
+
+#[derive(Clone, Copy)]
+struct Factors {
+    keep: f32,
+    beta1: f32,
+    beta2: f32,
+    rate: f32,
+    root_correction: f32,
+    epsilon: f32,
+    scale: f32,
+}
+
+impl AdamW {
+    fn factors(&self) -> Factors {
+        let step = i32::try_from(self.step).unwrap_or(i32::MAX);
+        let correction1 = 1.0 - self.beta1.powi(step);
+        let correction2 = 1.0 - self.beta2.powi(step);
+        Factors {
+            keep: (1.0 - self.learning_rate * self.weight_decay) as f32,
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            rate: (self.learning_rate / correction1) as f32,
+            root_correction: correction2.sqrt() as f32,
+            epsilon: self.epsilon as f32,
+            scale: self.gradient_scale as f32,
+        }
+    }
+
+    /// The parameter and its moments after one step: `p -= lr wd p`, `m` and `v` updated with the scaled gradient,
+    /// `p -= lr m^ / (sqrt(v^) + epsilon)`. In place on the CPU when nobody else holds the tensors.
+    ///
+    /// # Shapes
+    /// - all `[n]`, plain, f32 on the CPU's fused path
+    pub fn update(&self, parameter: Tensor<1>, gradient: &Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+        let f = self.factors();
+        let flex = |t: Tensor<1>| t.try_into_primitive::<Flex>().ok().filter(|t| t.dtype() == DType::F32);
+        let on_cpu = flex(parameter.clone()).is_some();
+        if !on_cpu {
+            return composed(f, parameter, gradient.clone(), moments);
+        }
+        let take = |t: Tensor<1>| flex(t).expect("invariant: parameter, gradient and moments share device and dtype");
+        let g = take(gradient.clone()).to_contiguous();
+        let (mut p, mut m, mut v) = (take(parameter), take(moments.m), take(moments.v));
+        {
+            let arrays = slice_mut(&mut p).par_chunks_mut(CHUNK).zip(slice(&g).par_chunks(CHUNK));
+            let moments = slice_mut(&mut m).par_chunks_mut(CHUNK).zip(slice_mut(&mut v).par_chunks_mut(CHUNK));
+            arrays.zip(moments).for_each(|((p, g), (m, v))| update_one(f, p, g, m, v));
+        }
+        let tensor = |t| Tensor::from_primitive::<Flex>(t);
+        (tensor(p), Moments { m: tensor(m), v: tensor(v) })
+    }
+}
+
+#[inline(always)]
+fn update_chunk<const FMA: bool>(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    let n = p.len();
+    let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
+    for i in 0..n {
+        let g = g[i] * f.scale;
+        m[i] = f.beta1 * m[i] + (1.0 - f.beta1) * g;
+        v[i] = f.beta2 * v[i] + (1.0 - f.beta2) * g * g;
+        p[i] = f.keep * p[i] - f.rate * m[i] / (v[i].sqrt() / f.root_correction + f.epsilon);
+    }
+}
+vectorised!(fn update_one(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) = update_chunk);
+
+fn composed(f: Factors, p: Tensor<1>, g: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+    let g = g * f.scale;
+    let m = moments.m * f.beta1 + g.clone() * (1.0 - f.beta1);
+    let v = moments.v * f.beta2 + g.clone() * g * (1.0 - f.beta2);
+    let p = p * f.keep - m.clone() * f.rate / (v.clone().sqrt() / f.root_correction + f.epsilon);
+    (p, Moments { m, v })
+}
+
+/// Sum of squares of a plain tensor, in f64: blocks of fixed size, added in order, so that the result does not depend
+/// on the number of threads.
+pub fn sum_of_squares(t: &Tensor<1>) -> f64 {
+    match t.clone().try_into_primitive::<Flex>() {
+        Ok(t) if t.dtype() == DType::F32 && t.is_contiguous() => {
+            let blocks: Vec<f64> = slice(&t).par_chunks(CHUNK).map(squares_one).collect();
+            blocks.into_iter().sum()
+        }
+        _ => {
+            let squares = t.clone() * t.clone();
+            f64::from(squares.sum().into_scalar::<f32>())
+        }
+    }
+}
+
+#[inline(always)]
+fn squares_chunk<const FMA: bool>(x: &[f32]) -> f64 {
+    let mut lanes = [0.0f64; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (sum, &x) in lanes.iter_mut().zip(chunk) {
+            *sum += f64::from(x) * f64::from(x);
+        }
+    }
+    lanes.into_iter().chain(rest.iter().map(|&x| f64::from(x) * f64::from(x))).sum()
+}
+vectorised!(fn squares_one(x: &[f32]) -> f64 = squares_chunk);

@@ -1,0 +1,25 @@
+//! Operations with hand-written gradients, as burn backend extensions.
+//!
+//! On the CPU backend they run fused; on every other backend the compositions in the trait's default bodies run, so a
+//! gradient formula is written once. Does not know about models, schedules or stages.
+
+mod adamw;
+mod autodiff;
+mod flex;
+mod linear;
+mod log_probability;
+mod ops;
+mod rms_norm;
+mod rope;
+mod seed;
+mod swiglu;
+mod vector;
+
+pub use adamw::{AdamW, Moments, sum_of_squares};
+pub use linear::{WeightGrad, WeightGrads, linear, weight_gradient};
+pub use log_probability::log_probability;
+pub use ops::Kernels;
+pub use rms_norm::rms_norm;
+pub use rope::rope;
+pub use seed::{Seed, Slot};
+pub use swiglu::swiglu;

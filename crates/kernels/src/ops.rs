@@ -1,0 +1,222 @@
+//! The backend extension: every operation's forward and backward, as compositions that run on any backend.
+
+use crate::linear::WeightGrads;
+use crate::seed::Slot;
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Backend, TensorMetadata, backend_extension};
+
+/// Operations of ours. `_forward` and `_backward` are plain; the name without suffix is the differentiable one.
+#[backend_extension(Flex, Autodiff)]
+pub trait Kernels: Backend {
+    /// `x w^T`; see [`crate::linear()`].
+    fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, parameter: usize, grads: WeightGrads) -> FloatTensor<Self> {
+        drop((parameter, grads));
+        Self::float_matmul(x, Self::float_transpose(w))
+    }
+
+    /// `sum + dy^T x`; see [`crate::weight_gradient`].
+    fn weight_gradient(sum: FloatTensor<Self>, dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::weight_gradient::<Self>(sum, dy, x)
+    }
+
+    /// A scalar 0 through which backward hands `y` the gradient in the slot; see [`crate::Seed`].
+    fn seeded(y: FloatTensor<Self>, slot: Slot) -> FloatTensor<Self> {
+        drop(slot);
+        Self::float_zeros([1].into(), &y.device(), y.dtype().into())
+    }
+
+    /// Log-probabilities of the targets `[n]` and the rows' log-sum-exp `[n]`.
+    fn log_probability_forward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::log_probability_forward::<Self>(logits, targets)
+    }
+
+    /// Gradient of the logits from that of the log-probabilities.
+    fn log_probability_backward(
+        logits: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+        log_sum_exp: FloatTensor<Self>,
+        gradient: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::log_probability_backward::<Self>(logits, targets, log_sum_exp, gradient)
+    }
+
+    /// See [`crate::log_probability`].
+    fn log_probability(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
+        Self::log_probability_forward(logits, targets).0
+    }
+
+    /// Normalised and scaled rows, and one over each row's root mean square `[n]`.
+    fn rms_norm_forward(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::rms_norm_forward::<Self>(x, w, eps)
+    }
+
+    /// Gradients of the rows and of the scale.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        inverse_rms: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::rms_norm_backward::<Self>(x, w, inverse_rms, dy)
+    }
+
+    /// See [`crate::rms_norm`].
+    fn rms_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        Self::rms_norm_forward(x, w, eps).0
+    }
+
+    /// `x` rotated.
+    fn rope_forward(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::rotate::<Self>(x, cos, sin)
+    }
+
+    /// `dy` rotated back.
+    fn rope_backward(dy: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::rotate_back::<Self>(dy, cos, sin)
+    }
+
+    /// See [`crate::rope`].
+    fn rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::rope_forward(x, cos, sin)
+    }
+
+    /// `silu(gate) up`.
+    fn swiglu_forward(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        plain::swiglu_forward::<Self>(gate, up)
+    }
+
+    /// Gradients of `gate` and `up`.
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::swiglu_backward::<Self>(gate, up, dy)
+    }
+
+    /// See [`crate::swiglu`].
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::swiglu_forward(gate, up)
+    }
+}
+
+/// The compositions, callable from an override that meets a dtype it has no loop for.
+pub(crate) mod plain {
+    use super::*;
+
+    fn column<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+        let n = x.shape()[0];
+        B::float_reshape(x, [n, 1].into())
+    }
+
+    fn flat<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+        let n = x.shape().num_elements();
+        B::float_reshape(x, [n].into())
+    }
+
+    pub fn weight_gradient<B: Backend>(sum: FloatTensor<B>, dy: FloatTensor<B>, x: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_add(sum, B::float_matmul(B::float_transpose(dy), x))
+    }
+
+    pub fn log_probability_forward<B: Backend>(
+        logits: FloatTensor<B>,
+        targets: IntTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let n = logits.shape()[0];
+        let max = B::float_max_dim(logits.clone(), 1);
+        let exp = B::float_exp(B::float_sub(logits.clone(), max.clone()));
+        let log_sum_exp = B::float_add(B::float_log(B::float_sum_dim(exp, 1)), max);
+        let target = B::float_gather(1, logits, B::int_reshape(targets, [n, 1].into()));
+        (flat::<B>(B::float_sub(target, log_sum_exp.clone())), flat::<B>(log_sum_exp))
+    }
+
+    pub fn log_probability_backward<B: Backend>(
+        logits: FloatTensor<B>,
+        targets: IntTensor<B>,
+        log_sum_exp: FloatTensor<B>,
+        gradient: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let n = logits.shape()[0];
+        let probability = B::float_exp(B::float_sub(logits, column::<B>(log_sum_exp)));
+        let gradient = column::<B>(gradient);
+        let shared = B::float_neg(B::float_mul(probability, gradient.clone()));
+        B::float_scatter(
+            1,
+            shared,
+            B::int_reshape(targets, [n, 1].into()),
+            gradient,
+            burn::tensor::IndexingUpdateOp::Add,
+        )
+    }
+
+    pub fn rms_norm_forward<B: Backend>(
+        x: FloatTensor<B>,
+        w: FloatTensor<B>,
+        eps: f64,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let d = w.shape()[0];
+        let square = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
+        let inverse_rms = B::float_recip(B::float_sqrt(B::float_add_scalar(square, eps.into())));
+        let y = B::float_mul(B::float_mul(x, inverse_rms.clone()), B::float_reshape(w, [1, d].into()));
+        (y, flat::<B>(inverse_rms))
+    }
+
+    /// With `r` = 1/rms and `g = dy w`: `dx = r (g - x r^2 mean(g x))`, `dw = sum over rows of dy x r`.
+    pub fn rms_norm_backward<B: Backend>(
+        x: FloatTensor<B>,
+        w: FloatTensor<B>,
+        inverse_rms: FloatTensor<B>,
+        dy: FloatTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let d = w.shape()[0];
+        let r = column::<B>(inverse_rms);
+        let normal = B::float_mul(x, r.clone());
+        let g = B::float_mul(dy.clone(), B::float_reshape(w, [1, d].into()));
+        let mean = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
+        let dx = B::float_mul(B::float_sub(g, B::float_mul(normal.clone(), mean)), r);
+        let dw = B::float_sum_dim(B::float_mul(dy, normal), 0);
+        (dx, flat::<B>(dw))
+    }
+
+    /// `[n, heads, 2, half]`: the first halves with the second, by the token's cosines and sines.
+    pub fn rotate<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+        let ([n, width], half) = ([x.shape()[0], x.shape()[1]], cos.shape()[1]);
+        let pairs = B::float_reshape(x, [n, width / (2 * half), 2, half].into());
+        let swapped = B::float_flip(pairs.clone(), &[2]);
+        let angle = |t: FloatTensor<B>| B::float_reshape(t, [n, 1, 1, half].into());
+        let minus_plus = B::float_cat(vec![angle(B::float_neg(sin.clone())), angle(sin)], 2);
+        let y = B::float_add(B::float_mul(pairs, angle(cos)), B::float_mul(swapped, minus_plus));
+        B::float_reshape(y, [n, width].into())
+    }
+
+    /// The rotation by the negative angle.
+    pub fn rotate_back<B: Backend>(dy: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
+        rotate::<B>(dy, cos, B::float_neg(sin))
+    }
+
+    pub fn sigmoid<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_recip(B::float_add_scalar(B::float_exp(B::float_neg(x)), 1.0.into()))
+    }
+
+    pub fn swiglu_forward<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
+        B::float_mul(B::float_mul(gate.clone(), sigmoid::<B>(gate)), up)
+    }
+
+    /// With `s = sigmoid(gate)`: `dup = dy gate s`, `dgate = dy up s (1 + gate (1 - s))`.
+    pub fn swiglu_backward<B: Backend>(
+        gate: FloatTensor<B>,
+        up: FloatTensor<B>,
+        dy: FloatTensor<B>,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let s = sigmoid::<B>(gate.clone());
+        let dup = B::float_mul(dy.clone(), B::float_mul(gate.clone(), s.clone()));
+        let slope = B::float_add_scalar(
+            B::float_mul(gate, B::float_add_scalar(B::float_neg(s.clone()), 1.0.into())),
+            1.0.into(),
+        );
+        (B::float_mul(B::float_mul(dy, up), B::float_mul(s, slope)), dup)
+    }
+}

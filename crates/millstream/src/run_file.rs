@@ -1,0 +1,146 @@
+//! What the user wrote, as [`train::Settings`]: preset, run file and `--set` laid over each other, read once, every
+//! problem reported together.
+
+mod model;
+mod pipeline;
+mod presets;
+mod sections;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub use presets::{PRESETS, Preset};
+pub use write::write;
+
+use crate::toml_file::{self, Entry, Place, Problem, Problems, Reader, Table, Value};
+use std::cell::RefCell;
+use std::path::PathBuf;
+use train::Settings;
+
+/// What the command line says about a run.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The run file; without one, the preset `default`.
+    pub file: Option<PathBuf>,
+    /// `key=value` each, laid over the file in order.
+    pub sets: Vec<String>,
+    /// A model folder to fine-tune, laid over all else.
+    pub from: Option<PathBuf>,
+}
+
+/// The settings that a request means.
+///
+/// A key that is given nowhere has the default that `docs/run-file.md` names, or is reported as missing. Relative paths
+/// count from the current folder. Where two keys exclude each other (`model.from` and the model's sizes, the two kinds
+/// of tokenizer), the upper layer's choice takes the lower layer's out.
+///
+/// # Errors
+/// Everything that is wrong, each with its place: text that is no TOML, unknown and missing keys, values of the wrong
+/// kind or size, values that do not fit each other, files that do not exist.
+pub fn resolve(request: &Request) -> Result<Settings, Problems> {
+    let mut problems = Vec::new();
+    let (table, place) = layers(request, &mut problems);
+    let problems = RefCell::new(problems);
+    let settings = sections::settings(&Reader::new(&table, place, &problems));
+    match (settings, problems.into_inner()) {
+        (Some(settings), problems) if problems.is_empty() => Ok(settings),
+        (_, problems) => {
+            assert!(!problems.is_empty(), "a setting that could not be read was reported");
+            Err(Problems::new("the run file", problems))
+        }
+    }
+}
+
+/// All layers as one table, and the place to name when something is missing.
+fn layers(request: &Request, problems: &mut Vec<Problem>) -> (Table, Place) {
+    let (mut table, place) = match &request.file {
+        None => (presets::table(&PRESETS[0]), Place::named(&PRESETS[0].source())),
+        Some(path) => {
+            let name = path.display().to_string();
+            let place = Place::named(&name);
+            let upper = match std::fs::read_to_string(path) {
+                Ok(text) => {
+                    let (table, not_toml) = toml_file::parse(&name, &text);
+                    problems.extend(not_toml);
+                    table
+                }
+                Err(error) => {
+                    problems.push(Problem::new(place.clone(), format!("the file cannot be read: {error}")));
+                    Table::new()
+                }
+            };
+            let mut table = inherited(&upper, problems);
+            put_over(&mut table, upper);
+            (table, place)
+        }
+    };
+    let from = request.from.as_ref().map(|folder| ("--from", format!("model.from={}", quoted(folder))));
+    let sets = request.sets.iter().map(|set| ("--set", set.clone()));
+    for (option, assignment) in sets.chain(from) {
+        match toml_file::parse_option(option, &assignment) {
+            Ok(layer) => put_over(&mut table, layer),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    (table, place)
+}
+
+/// The preset that a file builds on, empty when it names none.
+fn inherited(file: &Table, problems: &mut Vec<Problem>) -> Table {
+    let Some(Entry { node, .. }) = file.get("preset") else { return Table::new() };
+    let named = match &node.value {
+        Value::Text(name) => PRESETS.iter().find(|preset| preset.name == name),
+        _ => None,
+    };
+    match named {
+        Some(preset) => presets::table(preset),
+        None => {
+            let names: Vec<String> = PRESETS.iter().map(|preset| format!("{:?}", preset.name)).collect();
+            let text = format!("`preset` is {}, but must be {}", node.value, names.join(" or "));
+            problems.push(Problem::new(node.place.clone(), text));
+            Table::new()
+        }
+    }
+}
+
+/// Lays `upper` over `lower` and takes out of `lower` what `upper` has chosen against.
+fn put_over(lower: &mut Table, upper: Table) {
+    let (from, sizes) = match section(&upper, "model") {
+        Some(model) => (model.contains_key("from"), model.keys().any(|key| key != "from")),
+        None => (false, false),
+    };
+    if from {
+        lower.remove("model");
+        // The folder brings its own, unless the upper layer says otherwise.
+        lower.remove("tokenizer");
+    } else if sizes && let Some(model) = section_mut(lower, "model") {
+        model.remove("from");
+    }
+    for (chosen, other) in [("file", "vocab_size"), ("vocab_size", "file")] {
+        if section(&upper, "tokenizer").is_some_and(|tokenizer| tokenizer.contains_key(chosen))
+            && let Some(tokenizer) = section_mut(lower, "tokenizer")
+        {
+            tokenizer.remove(other);
+        }
+    }
+    toml_file::lay_over(lower, upper);
+}
+
+fn section<'a>(table: &'a Table, key: &str) -> Option<&'a Table> {
+    match &table.get(key)?.node.value {
+        Value::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+fn section_mut<'a>(table: &'a mut Table, key: &str) -> Option<&'a mut Table> {
+    match &mut table.get_mut(key)?.node.value {
+        Value::Table(table) => Some(table),
+        _ => None,
+    }
+}
+
+/// A path as a TOML string.
+fn quoted(path: &std::path::Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
+}

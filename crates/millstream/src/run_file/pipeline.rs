@@ -1,0 +1,105 @@
+//! The section on the pipeline: stages, ranks, schedule.
+
+use crate::toml_file::{Node, Parsed, Reader, Value, Wrong, choice, list, or_word, whole};
+use architecture::{Architecture, Partition};
+use mesh::{Grid, Rank, StageMap};
+use schedule::{Backward, Kind, Spec};
+use train::{ActivationCheckpointing, PipelineSettings};
+
+/// Names of the schedules in run files.
+pub const SCHEDULES: &[(&str, Kind)] = &[("1f1b", Kind::OneFOneB), ("gpipe", Kind::Gpipe)];
+/// Names of the ways backward is played.
+pub const BACKWARDS: &[(&str, Backward)] = &[("fused", Backward::Fused), ("split", Backward::Split)];
+/// Names of what a stage keeps.
+pub const RECOMPUTES: &[(&str, ActivationCheckpointing)] =
+    &[("none", ActivationCheckpointing::None), ("full", ActivationCheckpointing::Full)];
+
+pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) -> Option<PipelineSettings> {
+    let n_stages = section.or("stages", 1, whole(1));
+    let cut = section.or("cut", None, or_word("balanced", list(whole(1))));
+    let ranks = section.optional("ranks", list(whole(0)));
+    let kind = section.or("schedule", Kind::OneFOneB, choice(SCHEDULES));
+    let backward = section.or("backward", Backward::Fused, choice(BACKWARDS));
+    let recompute = section.or("recompute", Recompute::Every(ActivationCheckpointing::None), recompute);
+    let devices = section.optional("devices", list(device));
+    let cores = section.or("cores", None, or_word("all", whole(1)));
+
+    let n_stages: usize = n_stages?;
+    if let Some(architecture) = architecture {
+        let n_blocks = architecture.blocks().len();
+        if n_stages > n_blocks {
+            let wanted = format!(
+                "the model has {n_blocks} blocks (embedding, attention and MLP of {} layers, head)",
+                architecture.num_hidden_layers
+            );
+            section.refuse("stages", "1", &wanted, &format!("use at most {n_blocks} stages or more layers"));
+        }
+    }
+    let partition: Option<Vec<usize>> = cut?;
+    if let Some(sizes) = &partition {
+        if sizes.len() != n_stages {
+            let wanted = format!("must have one size for each of the {n_stages} stages, not {}", sizes.len());
+            section.refuse("cut", "", &wanted, "change `cut` or `stages`, or write \"balanced\"");
+        } else if let Some(architecture) = architecture
+            && Partition::new(architecture, sizes).is_err()
+        {
+            let (sum, n_blocks) = (sizes.iter().sum::<usize>(), architecture.blocks().len());
+            let wanted = format!("that makes {sum} blocks where the model has {n_blocks}");
+            let layers = architecture.num_hidden_layers;
+            let way_out = format!("count the embedding, attention and MLP of {layers} layers, and the head");
+            section.refuse("cut", "", &wanted, &way_out);
+        }
+    }
+    let ranks: Vec<usize> = ranks?.unwrap_or_else(|| (0..n_stages).collect());
+    if ranks.len() != n_stages {
+        let wanted = format!("must have one rank for each of the {n_stages} stages, not {}", ranks.len());
+        section.refuse("ranks", "", &wanted, "change `ranks` or `stages`");
+        return None;
+    }
+    let n_ranks = ranks.iter().max().map_or(0, |highest| highest + 1);
+    if let Some(idle) = (0..n_ranks).find(|rank| !ranks.contains(rank)) {
+        let wanted = format!("rank {idle} is given no stage");
+        section.refuse("ranks", "", &wanted, &format!("count ranks from 0 to {} without gaps", n_ranks - 1));
+    }
+    let devices: Vec<String> = devices?.unwrap_or_else(|| vec!["cpu".to_owned(); n_ranks]);
+    if devices.len() != n_ranks {
+        let wanted = format!("must have one device for each of the {n_ranks} ranks, not {}", devices.len());
+        section.refuse("devices", "", &wanted, "change `devices` or the number of ranks");
+    }
+    let checkpointing = match recompute? {
+        Recompute::Every(every) => vec![every; n_stages],
+        Recompute::Each(each) => each,
+    };
+    if checkpointing.len() != n_stages {
+        let wanted = format!("must have one word for each of the {n_stages} stages, not {}", checkpointing.len());
+        section.refuse("recompute", "", &wanted, "change it or write one word for all");
+    }
+    let grids = ranks.iter().map(|&rank| Grid::single(Rank(rank))).collect();
+    Some(PipelineSettings {
+        partition,
+        stage_map: StageMap::new(grids).expect("invariant: at least one stage"),
+        schedule: Spec { kind: kind?, backward: backward? },
+        checkpointing,
+        devices,
+        cores: cores?,
+    })
+}
+
+enum Recompute {
+    Every(ActivationCheckpointing),
+    Each(Vec<ActivationCheckpointing>),
+}
+
+fn recompute(node: &Node) -> Parsed<Recompute> {
+    match node.value {
+        Value::List(_) => list(choice(RECOMPUTES))(node).map(Recompute::Each),
+        _ => choice(RECOMPUTES)(node).map(Recompute::Every),
+    }
+}
+
+fn device(node: &Node) -> Parsed<String> {
+    match &node.value {
+        Value::Text(name) if name == "cpu" => Ok(name.clone()),
+        _ => Err(Wrong::new(node, "\"cpu\", the only device this build can use")),
+    }
+}

@@ -1,0 +1,190 @@
+//! The sections of a run file, those on the model and the pipeline apart.
+
+use super::{model, pipeline};
+use crate::toml_file::{NumberRange, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
+use std::path::PathBuf;
+use train::{
+    BatchSettings, CheckpointSettings, DataSettings, LearningRate, OptimizerSettings, SampleSettings, Settings,
+    TokenizerSource, ValidationSettings,
+};
+
+/// Reads everything; `None` when something was reported.
+pub(super) fn settings(run: &Reader) -> Option<Settings> {
+    // `super::layers` has followed it; reading it here makes it known.
+    let _known: bool = run.has("preset");
+    let seed = run.or("seed", 0, whole(0));
+    let steps = run.required("steps", "the number of optimizer steps", whole(1));
+    let (model_section, pipeline_section) = (run.section("model"), run.section("pipeline"));
+    let data_section = run.section("data");
+    let data = data(&data_section);
+    let tokenizer = tokenizer(&run.section("tokenizer"), &model_section);
+    let tokens_per_row = data.as_ref().map(|data| data.sequence_length);
+    let model = model::model(&model_section, tokenizer.as_ref(), tokens_per_row);
+    if let (Some(model), Some(tokens)) = (&model, tokens_per_row) {
+        let longest = model.architecture.max_position_embeddings;
+        if tokens > longest {
+            let wanted = format!("the model is meant for at most {longest} tokens (max_position_embeddings)");
+            data_section.refuse("sequence_length", "", &wanted, &format!("use {longest} or less"));
+        }
+    }
+    let batch = batch(&run.section("batch"));
+    let pipeline = pipeline::pipeline(&pipeline_section, model.as_ref().map(|model| &model.architecture));
+    let optimizer = optimizer(&run.section("optimizer"), steps);
+    let validation = validation(&run.section("validation"));
+    let checkpoint = checkpoint(&run.section("checkpoint"));
+    let sample = sample(&run.section("sample"));
+    Some(Settings {
+        seed: seed?,
+        steps: steps?,
+        data: data?,
+        tokenizer: tokenizer?,
+        model: model?.source,
+        batch: batch?,
+        pipeline: pipeline?,
+        optimizer: optimizer?,
+        validation: validation?,
+        checkpoint: checkpoint?,
+        sample: sample?,
+    })
+}
+
+/// A path that leads to something.
+fn existing(node: &crate::toml_file::Node) -> Result<PathBuf, Wrong> {
+    let path = PathBuf::from(text(node)?);
+    if path.exists() { Ok(path) } else { Err(Wrong::new(node, "a file or folder that exists")) }
+}
+
+fn data(section: &Reader) -> Option<DataSettings> {
+    let paths = section.or("paths", Vec::new(), list(existing));
+    let field = section.or("field", "text".to_owned(), text);
+    let validation_fraction = section.or("validation_fraction", 0.05, number(NumberRange::Fraction));
+    let sequence_length = section.required("sequence_length", "the tokens of a row", whole(1));
+    let isolate_documents = section.or("isolate_documents", true, flag);
+    Some(DataSettings {
+        paths: paths?,
+        field: field?,
+        validation_fraction: validation_fraction?,
+        sequence_length: sequence_length?,
+        isolate_documents: isolate_documents?,
+    })
+}
+
+fn tokenizer(section: &Reader, model: &Reader) -> Option<TokenizerSource> {
+    // A document separator and the 256 bytes.
+    let vocab_size = section.optional("vocab_size", whole(257));
+    let file = section.optional("file", existing);
+    match (vocab_size?, file?) {
+        (Some(vocab_size), None) => Some(TokenizerSource::Train { vocab_size }),
+        (None, Some(file)) => Some(TokenizerSource::File(file)),
+        (Some(_), Some(_)) => {
+            let why = "`tokenizer.file` brings its own vocabulary; take out `file` or `vocab_size`";
+            section.complain("file", why.into());
+            None
+        }
+        (None, None) => match model.optional("from", text)? {
+            Some(folder) => Some(TokenizerSource::File(PathBuf::from(folder).join("tokenizer.json"))),
+            None => {
+                let why = "`tokenizer.vocab_size` is missing; give it to train a tokenizer, or `tokenizer.file` to load one";
+                section.complain("vocab_size", why.into());
+                None
+            }
+        },
+    }
+}
+
+fn batch(section: &Reader) -> Option<BatchSettings> {
+    let rows = section.required("rows", "the rows of a step", whole(1));
+    let microbatches = section.or("microbatches", 1, whole(1));
+    let (rows, microbatches): (usize, usize) = (rows?, microbatches?);
+    if !rows.is_multiple_of(microbatches) {
+        let wanted = format!("must be a multiple of `batch.microbatches`, which is {microbatches}");
+        let above = rows.next_multiple_of(microbatches);
+        let way_out = match above - microbatches {
+            0 => format!("use {above} rows, or a number of microbatches that divides {rows}"),
+            below => format!("use {below} or {above} rows, or a number of microbatches that divides {rows}"),
+        };
+        section.refuse("rows", "", &wanted, &way_out);
+        return None;
+    }
+    Some(BatchSettings { rows, microbatches })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Decay {
+    Cosine,
+    WarmupStableDecay,
+}
+
+fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> {
+    let peak = section.required("learning_rate", "the highest learning rate", number(NumberRange::Positive));
+    let minimum = section.or("minimum_learning_rate", 0.0, number(NumberRange::NotNegative));
+    let warmup_steps = section.or("warmup_steps", 0, whole(0));
+    let decay = section.or("decay", Decay::Cosine, choice(&[("cosine", Decay::Cosine), ("wsd", Decay::WarmupStableDecay)]));
+    let decay_steps = section.optional("decay_steps", whole(1));
+    let beta1 = section.or("beta1", 0.9, number(NumberRange::BelowOne));
+    let beta2 = section.or("beta2", 0.95, number(NumberRange::BelowOne));
+    let epsilon = section.or("epsilon", 1e-8, number(NumberRange::Positive));
+    let weight_decay = section.or("weight_decay", 0.1, number(NumberRange::NotNegative));
+    let clip_norm = section.or("clip_norm", Some(1.0), or_word("off", number(NumberRange::Positive)));
+
+    let (peak, minimum, warmup_steps): (f64, f64, u64) = (peak?, minimum?, warmup_steps?);
+    if minimum > peak {
+        let wanted = format!("must not exceed `optimizer.learning_rate`, which is {peak:?}");
+        section.refuse("minimum_learning_rate", "", &wanted, "the rate falls to it");
+    }
+    let learning_rate = match (decay?, decay_steps?) {
+        (Decay::Cosine, None) => LearningRate::Cosine { peak, minimum, warmup_steps },
+        (Decay::WarmupStableDecay, Some(decay_steps)) => {
+            LearningRate::WarmupStableDecay { peak, minimum, warmup_steps, decay_steps }
+        }
+        (Decay::Cosine, Some(_)) => {
+            section.refuse("decay_steps", "", "a cosine decays to the last step", "take it out or set decay = \"wsd\"");
+            return None;
+        }
+        (Decay::WarmupStableDecay, None) => {
+            section.complain("decay", "`optimizer.decay_steps` is missing; with \"wsd\" it gives the steps of decay at the end".into());
+            return None;
+        }
+    };
+    let decay_steps = match learning_rate {
+        LearningRate::Cosine { .. } => 0,
+        LearningRate::WarmupStableDecay { decay_steps, .. } => decay_steps,
+    };
+    let moving = warmup_steps.saturating_add(decay_steps);
+    if let Some(steps) = steps.filter(|&steps| moving > steps) {
+        let (what, key) = match decay_steps {
+            0 => ("must not exceed `steps`".to_owned(), "warmup_steps"),
+            decay => (format!("with {decay} decay steps it must not exceed `steps`"), "warmup_steps"),
+        };
+        let most = steps.saturating_sub(decay_steps);
+        section.refuse(key, "0", &format!("{what}, which is {steps}"), &format!("use {most} or less, or train longer"));
+    }
+    Some(OptimizerSettings {
+        learning_rate,
+        beta1: beta1?,
+        beta2: beta2?,
+        epsilon: epsilon?,
+        weight_decay: weight_decay?,
+        clip_norm: clip_norm?,
+    })
+}
+
+fn validation(section: &Reader) -> Option<ValidationSettings> {
+    let every = section.or("every", None, or_word("end", whole(1)));
+    let rows = section.or("rows", 64, whole(1));
+    Some(ValidationSettings { every: every?, rows: rows? })
+}
+
+fn checkpoint(section: &Reader) -> Option<CheckpointSettings> {
+    let every = section.or("every", None, or_word("end", whole(1)));
+    let keep = section.or("keep", 2, whole(1));
+    Some(CheckpointSettings { every: every?, keep: keep? })
+}
+
+fn sample(section: &Reader) -> Option<SampleSettings> {
+    let prompt = section.or("prompt", String::new(), text);
+    let tokens = section.or("tokens", 100, whole(0));
+    let temperature = section.or("temperature", 0.8, number(NumberRange::NotNegative));
+    let top_k = section.or("top_k", None, or_word("all", whole(1)));
+    Some(SampleSettings { prompt: prompt?, tokens: tokens?, temperature: temperature?, top_k: top_k? })
+}

@@ -1,0 +1,166 @@
+//! Settings as a complete run file.
+
+use super::pipeline::{BACKWARDS, RECOMPUTES, SCHEDULES};
+use architecture::{Architecture, RopeScaling};
+use mesh::Stage;
+use std::fmt::{Display, Write};
+use std::path::Path;
+use train::{LearningRate, ModelSource, Settings, TokenizerSource};
+
+/// The run file that means exactly these settings: every key, defaults spelled out.
+pub fn write(settings: &Settings) -> String {
+    let mut file = File("# The run as resolved: every key with the value it had. `millstream train` reads it back.\n\n".into());
+    file.key("seed", settings.seed);
+    file.key("steps", settings.steps);
+
+    let data = &settings.data;
+    file.section("data");
+    file.key("paths", list(data.paths.iter().map(|path| self::path(path))));
+    file.key("field", quoted(&data.field));
+    file.key("validation_fraction", float(data.validation_fraction));
+    file.key("sequence_length", data.sequence_length);
+    file.key("isolate_documents", data.isolate_documents);
+
+    file.section("tokenizer");
+    match &settings.tokenizer {
+        TokenizerSource::Train { vocab_size } => file.key("vocab_size", vocab_size),
+        TokenizerSource::File(tokenizer) => file.key("file", path(tokenizer)),
+    }
+
+    file.section("model");
+    match &settings.model {
+        ModelSource::Folder(folder) => file.key("from", path(folder)),
+        ModelSource::Fresh(architecture) => model(&mut file, architecture),
+    }
+
+    file.section("batch");
+    file.key("rows", settings.batch.rows);
+    file.key("microbatches", settings.batch.microbatches);
+
+    pipeline(&mut file, settings);
+    optimizer(&mut file, settings);
+
+    file.section("validation");
+    file.key("every", or_word(settings.validation.every, "end"));
+    file.key("rows", settings.validation.rows);
+
+    file.section("checkpoint");
+    file.key("every", or_word(settings.checkpoint.every, "end"));
+    file.key("keep", settings.checkpoint.keep);
+
+    file.section("sample");
+    file.key("prompt", quoted(&settings.sample.prompt));
+    file.key("tokens", settings.sample.tokens);
+    file.key("temperature", float(settings.sample.temperature));
+    file.key("top_k", or_word(settings.sample.top_k, "all"));
+    file.0
+}
+
+fn model(file: &mut File, a: &Architecture) {
+    file.key("hidden_size", a.hidden_size);
+    file.key("num_hidden_layers", a.num_hidden_layers);
+    file.key("num_attention_heads", a.num_attention_heads);
+    file.key("num_key_value_heads", a.num_key_value_heads);
+    file.key("head_dim", a.head_dim);
+    file.key("intermediate_size", a.intermediate_size);
+    file.key("max_position_embeddings", a.max_position_embeddings);
+    file.key("rms_norm_eps", float(a.rms_norm_eps));
+    file.key("rope_theta", float(a.rope.theta));
+    file.key("attention_bias", a.attention_bias);
+    file.key("mlp_bias", a.mlp_bias);
+    file.key("tie_word_embeddings", a.tie_word_embeddings);
+    file.key("initializer_range", float(a.initializer_range));
+    match a.rope.scaling {
+        RopeScaling::None => {}
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
+            file.section("model.rope_scaling");
+            file.key("rope_type", "\"llama3\"");
+            file.key("factor", float(factor));
+            file.key("low_freq_factor", float(low_freq_factor));
+            file.key("high_freq_factor", float(high_freq_factor));
+            file.key("original_max_position_embeddings", original_max_position_embeddings);
+        }
+    }
+}
+
+fn pipeline(file: &mut File, settings: &Settings) {
+    let pipeline = &settings.pipeline;
+    let n_stages = pipeline.stage_map.n_stages();
+    file.section("pipeline");
+    file.key("stages", n_stages);
+    match &pipeline.partition {
+        Some(sizes) => file.key("cut", list(sizes)),
+        None => file.key("cut", "\"balanced\""),
+    }
+    file.key("ranks", list((0..n_stages).map(|stage| pipeline.stage_map.grid(Stage(stage)).ranks[0])));
+    file.key("schedule", word(SCHEDULES, pipeline.schedule.kind));
+    file.key("backward", word(BACKWARDS, pipeline.schedule.backward));
+    file.key("recompute", list(pipeline.checkpointing.iter().map(|&kept| word(RECOMPUTES, kept))));
+    file.key("devices", list(pipeline.devices.iter().map(|device| quoted(device))));
+    file.key("cores", or_word(pipeline.cores, "all"));
+}
+
+fn optimizer(file: &mut File, settings: &Settings) {
+    let optimizer = &settings.optimizer;
+    file.section("optimizer");
+    let (peak, minimum, warmup_steps, decay) = match optimizer.learning_rate {
+        LearningRate::Cosine { peak, minimum, warmup_steps } => (peak, minimum, warmup_steps, None),
+        LearningRate::WarmupStableDecay { peak, minimum, warmup_steps, decay_steps } => {
+            (peak, minimum, warmup_steps, Some(decay_steps))
+        }
+    };
+    file.key("learning_rate", float(peak));
+    file.key("minimum_learning_rate", float(minimum));
+    file.key("warmup_steps", warmup_steps);
+    match decay {
+        None => file.key("decay", "\"cosine\""),
+        Some(decay_steps) => {
+            file.key("decay", "\"wsd\"");
+            file.key("decay_steps", decay_steps);
+        }
+    }
+    file.key("beta1", float(optimizer.beta1));
+    file.key("beta2", float(optimizer.beta2));
+    file.key("epsilon", float(optimizer.epsilon));
+    file.key("weight_decay", float(optimizer.weight_decay));
+    file.key("clip_norm", or_word(optimizer.clip_norm.map(float), "off"));
+}
+
+struct File(String);
+
+impl File {
+    fn section(&mut self, name: &str) {
+        writeln!(self.0, "\n[{name}]").expect("invariant: writing to a string");
+    }
+
+    fn key(&mut self, key: &str, value: impl Display) {
+        writeln!(self.0, "{key} = {value}").expect("invariant: writing to a string");
+    }
+}
+
+/// A finite float as the shortest TOML that reads back to the same bits.
+fn float(x: f64) -> String {
+    format!("{x:?}")
+}
+
+fn quoted(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+fn path(path: &Path) -> String {
+    super::quoted(path)
+}
+
+fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
+    format!("[{}]", items.join(", "))
+}
+
+fn or_word<T: Display>(value: Option<T>, word: &str) -> String {
+    value.map_or_else(|| quoted(word), |value| value.to_string())
+}
+
+fn word<T: Copy + PartialEq>(words: &[(&str, T)], meant: T) -> String {
+    let (word, _) = words.iter().find(|(_, value)| *value == meant).expect("invariant: every choice has a word");
+    quoted(word)
+}

@@ -1,0 +1,173 @@
+//! A stage's share of a model.
+
+use crate::llama::Visit;
+use crate::{Cache, Parameter, Rows, Tape};
+use architecture::{Architecture, Block, Family, Weight};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use simulate::Category;
+
+/// Consecutive blocks of a model with their parameters, on one device and in one thread.
+#[derive(Debug)]
+pub struct Part {
+    architecture: Architecture,
+    blocks: Vec<Block>,
+    parameters: Vec<Parameter>,
+    device: Device,
+}
+
+/// What a part's forward gives.
+#[derive(Debug)]
+pub enum Output {
+    /// The residual stream `[n, hidden_size]`, for the next part.
+    Hidden(Tensor<2>),
+    /// The log-probability of every token's target `[n]`: the part ends with the head.
+    LogProbability(Tensor<1>),
+}
+
+impl Part {
+    /// A part with weights from `weights`, each asked for once.
+    ///
+    /// # Errors
+    /// What `weights` gives.
+    pub fn new<E>(
+        architecture: &Architecture,
+        blocks: &[Block],
+        device: &Device,
+        mut weights: impl FnMut(&Weight) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let mut parameters: Vec<Parameter> = Vec::new();
+        for weight in blocks.iter().flat_map(|&block| architecture.weights(block)) {
+            if parameters.iter().all(|known| known.weight.name != weight.name) {
+                let values = weights(&weight)?;
+                parameters.push(Parameter::new(weight, values, device));
+            }
+        }
+        Ok(Self { architecture: architecture.clone(), blocks: blocks.to_vec(), parameters, device: device.clone() })
+    }
+
+    /// The parameters, each name once.
+    pub fn parameters(&self) -> &[Parameter] {
+        &self.parameters
+    }
+
+    /// The parameters, for the optimizer.
+    pub fn parameters_mut(&mut self) -> &mut [Parameter] {
+        &mut self.parameters
+    }
+
+    /// The blocks.
+    pub fn blocks(&self) -> &[Block] {
+        &self.blocks
+    }
+
+    /// The model this is a part of.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Number of the embedding matrix among the parameters, if this part looks tokens up.
+    pub fn embedding(&self) -> Option<usize> {
+        (self.blocks.first() == Some(&Block::Embedding)).then_some(0)
+    }
+
+    /// The number of the parameter named `name`.
+    ///
+    /// # Panics
+    /// When the part does not have it.
+    pub(crate) fn index(&self, name: &str) -> usize {
+        self.parameters
+            .iter()
+            .position(|parameter| parameter.weight.name == name)
+            .unwrap_or_else(|| panic!("parameter {name} is in its part"))
+    }
+
+    /// Applies the blocks.
+    ///
+    /// # Shapes
+    /// - hidden: `[n, hidden_size]`, plain; `None` when the part begins with the embedding, which reads `rows.ids`
+    /// - result: see [`Output`]; tracked when the tape records
+    ///
+    /// # Panics
+    /// When `hidden` is missing or superfluous, or ids or targets lie outside the vocabulary.
+    pub fn forward(&self, rows: &Rows, hidden: Option<Tensor<2>>, tape: &mut Tape) -> Output {
+        let hidden = self.apply(rows, hidden, tape, None);
+        match self.blocks.last() {
+            Some(Block::Head) => {
+                let _logits = ledger::category(Category::Logits);
+                let logits = self.head(hidden, tape);
+                let targets = Tensor::from_data(TensorData::new(rows.targets.clone(), [rows.n()]), &self.device);
+                Output::LogProbability(kernels::log_probability(logits, targets))
+            }
+            _ => Output::Hidden(hidden),
+        }
+    }
+
+    /// Logits of a whole model, untracked, after what `cache` holds, to which the rows are added. `rows.positions`
+    /// count from the first cached token.
+    ///
+    /// # Shapes
+    /// - result: `[n, vocab_size]`
+    ///
+    /// # Panics
+    /// When the part is not a whole model.
+    pub fn logits(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
+        let hidden = self.read(rows, cache);
+        self.head(hidden, &mut Tape::Untracked)
+    }
+
+    /// As [`Part::logits`], of each row's last token only.
+    ///
+    /// # Shapes
+    /// - result: `[n_rows, vocab_size]`
+    ///
+    /// # Panics
+    /// As [`Part::logits`].
+    pub fn last_logits(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
+        let hidden = self.read(rows, cache);
+        let [_, width] = hidden.dims();
+        let last = hidden.reshape([rows.n_rows, rows.n_tokens, width]).narrow(1, rows.n_tokens - 1, 1);
+        self.head(last.reshape([rows.n_rows, width]), &mut Tape::Untracked)
+    }
+
+    fn read(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
+        assert_eq!(self.blocks.len(), self.architecture.blocks().len(), "a whole model");
+        let hidden = self.apply(rows, None, &mut Tape::Untracked, Some(cache));
+        cache.advance(rows.n_tokens);
+        hidden
+    }
+
+    /// The blocks before the head.
+    fn apply(
+        &self,
+        rows: &Rows,
+        hidden: Option<Tensor<2>>,
+        tape: &mut Tape,
+        cache: Option<&mut Cache>,
+    ) -> Tensor<2> {
+        let source = match self.embedding() {
+            Some(table) => {
+                assert!(hidden.is_none(), "the embedding reads token ids");
+                let ids: Tensor<1, Int> =
+                    Tensor::from_data(TensorData::new(rows.ids.clone(), [rows.n()]), &self.device);
+                self.parameters[table].matrix().select(0, ids)
+            }
+            None => hidden.expect("invariant: a part without embedding is handed the residual stream"),
+        };
+        let hidden = tape.source(source);
+        match self.architecture.family {
+            Family::Llama => Visit::new(self, rows, tape, cache).apply(hidden),
+        }
+    }
+
+    /// Final norm and product with the vocabulary.
+    fn head(&self, hidden: Tensor<2>, tape: &mut Tape) -> Tensor<2> {
+        match self.architecture.family {
+            Family::Llama => crate::llama::head(self, hidden, tape),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Logits and losses of randomly initialised models against what transformers computed (`fixtures/make_llama.py`).
+
+use burn::tensor::{Device, Tensor};
+use checkpoint::read_folder;
+use model::{Cache, Output, Part, Rows, Tape};
+use safetensors::SafeTensors;
+use std::path::{Path, PathBuf};
+
+/// Both sides compute in f32 and add in different orders; the logits are of order 1 and the sums up to 50 terms long.
+const TOLERANCE: f32 = 1e-4;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama")
+}
+
+fn whole_model(folder: &Path) -> Part {
+    let folder = read_folder(folder).unwrap();
+    let architecture = folder.architecture();
+    Part::new(architecture, &architecture.blocks(), &Device::flex(), |weight| folder.read(weight)).unwrap()
+}
+
+fn f32s(file: &SafeTensors, name: &str) -> Vec<f32> {
+    file.tensor(name).unwrap().data().as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+fn values(t: Tensor<2>) -> Vec<f32> {
+    t.into_data().try_to_vec().unwrap()
+}
+
+fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+fn check(name: &str) {
+    let part = whole_model(&fixtures().join(name));
+    let bytes = std::fs::read(fixtures().join(name).join("expected.safetensors")).unwrap();
+    let expected = SafeTensors::deserialize(&bytes).unwrap();
+    let ids = expected.tensor("ids").unwrap();
+    let [n_rows, n_tokens] = ids.shape()[..] else { panic!("ids of {name}") };
+    let ids: Vec<i32> = ids.data().as_chunks().0.iter().map(|b| i32::from_le_bytes(*b)).collect();
+    let logits = f32s(&expected, "logits");
+    let vocabulary = logits.len() / ids.len();
+
+    let at_once = values(part.logits(&Rows::to_read(ids.clone(), n_tokens), &mut Cache::new()));
+    let difference = largest_difference(&at_once, &logits);
+    assert!(difference < TOLERANCE, "{name}: logits differ by {difference}");
+
+    // The same through the cache: two tokens, then one, then the rest.
+    let mut cache = Cache::new();
+    for piece in [0..2, 2..3, 3..n_tokens] {
+        let of_row = |row: usize| ids[row * n_tokens + piece.start..row * n_tokens + piece.end].iter().copied();
+        let mut rows = Rows::to_read((0..n_rows).flat_map(of_row).collect(), piece.len());
+        rows.positions.iter_mut().for_each(|position| *position += piece.start as i32);
+        let got = values(part.logits(&rows, &mut cache));
+        let wanted = |row: usize| {
+            logits[(row * n_tokens + piece.start) * vocabulary..(row * n_tokens + piece.end) * vocabulary].iter().copied()
+        };
+        let wanted: Vec<f32> = (0..n_rows).flat_map(wanted).collect();
+        let difference = largest_difference(&got, &wanted);
+        assert!(difference < TOLERANCE, "{name}: tokens {piece:?} through the cache differ by {difference}");
+    }
+
+    let mut rows = Rows::to_read(ids.clone(), n_tokens);
+    for (i, id) in ids.iter().enumerate().filter(|(i, _)| i % n_tokens != 0) {
+        rows.targets[i - 1] = *id;
+        rows.weights[i - 1] = 1.0;
+    }
+    let Output::LogProbability(y) = part.forward(&rows, None, &mut Tape::Untracked) else { panic!("a whole model") };
+    let y: Vec<f32> = y.into_data().try_to_vec().unwrap();
+    let sum: f32 = y.iter().zip(&rows.weights).map(|(y, w)| -y * w).sum();
+    let loss = sum / rows.weights.iter().sum::<f32>();
+    let difference = (loss - f32s(&expected, "loss")[0]).abs();
+    assert!(difference < TOLERANCE, "{name}: loss differs by {difference}");
+}
+
+#[test]
+fn logits_equal_those_of_transformers() {
+    let mut names: Vec<String> = std::fs::read_dir(fixtures())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| fixtures().join(name).is_dir())
+        .collect();
+    names.sort();
+    assert_eq!(names.len(), 8);
+    names.iter().for_each(|name| check(name));
+}
+
+/// Documents of a packed row see nothing of each other: the same logits as each document by itself.
+#[test]
+fn isolated_documents_are_read_as_if_alone() {
+    let part = whole_model(&fixtures().join("three_layers"));
+    let documents: [&[i32]; 3] = [&[3, 1, 4, 1, 5], &[9, 2], &[6, 5, 3, 5, 8, 9]];
+    let mut packed = Rows::to_read(documents.concat(), 13);
+    packed.positions = documents.iter().flat_map(|document| 0..document.len() as i32).collect();
+    packed.documents = (0..).zip(documents).flat_map(|(i, document)| vec![i; document.len()]).collect();
+    let together = values(part.logits(&packed, &mut Cache::new()));
+    let alone: Vec<f32> = documents
+        .iter()
+        .flat_map(|ids| values(part.logits(&Rows::to_read(ids.to_vec(), ids.len()), &mut Cache::new())))
+        .collect();
+    // Sums over hidden keys are exact zeros; only the order of the product's additions may differ.
+    let difference = largest_difference(&together, &alone);
+    assert!(difference < 1e-5, "{difference}");
+}

@@ -1,0 +1,20 @@
+//! The second interpreter of a schedule: tensors in, timeline, memory and updated weights out.
+//!
+//! A rank is a thread that owns its stages' weights, gradients and moments, and plays the list it is handed. It
+//! decides nothing: where the list came from it does not know, nor what a run, a file or a dataset is.
+
+mod carry;
+mod error;
+mod objective;
+mod permits;
+mod pipeline;
+mod play;
+mod rank;
+mod store;
+mod visit;
+
+pub use error::StageError;
+pub use objective::Objective;
+pub use pipeline::{Pipeline, PipelineSpec, Source};
+pub use play::{Report, Step, Update};
+pub use store::Recompute;

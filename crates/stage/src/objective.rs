@@ -1,0 +1,31 @@
+//! From log-probabilities to a loss and its derivative.
+
+/// What training minimises.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Objective {
+    /// Weighted negative log-likelihood of the next token. Every microbatch's loss is a sum over its tokens divided by
+    /// the weight of the *whole* step, so that everything downstream only adds.
+    NextToken {
+        /// Sum of the weights of all the step's tokens.
+        total_weight: f64,
+    },
+}
+
+impl Objective {
+    /// The share of the step's loss, and the derivative by each log-probability.
+    ///
+    /// # Shapes
+    /// - log_probability and weights: `[n]`; derivative: `[n]`
+    pub fn loss(&self, log_probability: &[f32], weights: &[f32]) -> (f64, Vec<f32>) {
+        match *self {
+            Objective::NextToken { total_weight } => {
+                let pairs = log_probability.iter().zip(weights);
+                // A token of weight 0 may have any log-probability, minus infinity included.
+                let counted = pairs.filter(|(_, weight)| **weight != 0.0);
+                let sum: f64 = counted.map(|(&log_probability, &weight)| f64::from(log_probability) * f64::from(weight)).sum();
+                let derivative = weights.iter().map(|&weight| (-f64::from(weight) / total_weight) as f32).collect();
+                (-sum / total_weight, derivative)
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The stage runner: one rank playing its list.
+
+use crate::carry::{Carry, from_vec, into_vec};
+use crate::error::StageError;
+use crate::permits::Permits;
+use crate::play::Step;
+use crate::store::Store;
+use crate::visit::{self, Forwarded, Saved};
+use burn::tensor::{Tensor, TensorData};
+use kernels::{AdamW, WeightGrad};
+use mesh::{Key, Rank, Stage};
+use schedule::{Action, Op, StageOp};
+use simulate::{Category, MemorySample, Span};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Instant;
+use wire::{Buffer, Channel, Endpoint, Tag};
+
+/// A parameter that lies on several stages, each with its own leaf: their gradients are summed.
+#[derive(Clone, Debug)]
+pub(crate) struct Tie {
+    /// Stage, its rank, and the parameter's number there; in order of stages.
+    pub holders: Vec<(Stage, Rank, usize)>,
+}
+
+/// One rank: a thread's whole state.
+pub(crate) struct Player {
+    pub endpoint: Endpoint,
+    pub stores: BTreeMap<Stage, Store>,
+    pub permits: Option<Arc<Permits>>,
+    pub ties: Arc<Vec<Tie>>,
+}
+
+/// What a rank measured of a step.
+#[derive(Debug, Default)]
+pub(crate) struct Played {
+    /// Microbatch and its share of the loss.
+    pub losses: Vec<(usize, f64)>,
+    pub gradient_norm: Option<f64>,
+    pub spans: Vec<Span>,
+    pub memory: Vec<MemorySample>,
+}
+
+/// What is in flight on a rank within a step, by the key of the visit that will use it.
+#[derive(Default)]
+struct InFlight {
+    carries: HashMap<Key, Carry>,
+    gradients: HashMap<Key, Tensor<2>>,
+    saved: HashMap<Key, Saved>,
+    weight_grads: HashMap<Key, Vec<WeightGrad>>,
+    reduced: Vec<bool>,
+    /// The norm agreed on, and the update that follows from it.
+    update: Option<(f64, AdamW)>,
+}
+
+impl Player {
+    /// Plays this rank's list of `step`, whose clock started at `start`.
+    ///
+    /// # Errors
+    /// When a message does not come, the gradient is not finite, or an operation is not supported.
+    pub fn play(&mut self, step: &Step, start: Instant) -> Result<Played, StageError> {
+        let rank = self.endpoint.rank();
+        let mut played = Played::default();
+        let mut in_flight = InFlight { reduced: vec![false; self.ties.len()], ..InFlight::default() };
+        self.endpoint.forget_before(step.number);
+        if step.schedule.ranks[rank.0].iter().any(|action| matches!(action, Action::Visit { op: Op::Forward, .. })) {
+            let _account = ledger::scope(rank.0, Category::Gradients);
+            self.stores.values_mut().for_each(Store::clear_gradients);
+        }
+        let now_s = || start.elapsed().as_secs_f64();
+        ledger::take_peak(rank.0);
+        played.memory.push(MemorySample { rank, at_s: now_s(), bytes: ledger::live(rank.0) });
+        for &action in &step.schedule.ranks[rank.0] {
+            let asked_s = now_s();
+            let stage = step.schedule.stage(action);
+            let waits = self.before_permit(step, action, &mut in_flight)?;
+            let permits = self.permits.clone();
+            let permit = match (permits.as_ref(), action) {
+                (Some(_), Action::Visit { op, .. }) if !op.is_compute() => None,
+                (permits, _) => permits.map(|permits| permits.acquire()),
+            };
+            let start_s = if waits == Waits::AreWork { asked_s } else { now_s() };
+            let _account = ledger::scope(rank.0, category(action));
+            match action {
+                Action::Visit { op, key } => self.visit(step, op, key, &mut in_flight, &mut played)?,
+                Action::Stage { op, stage } => self.stage(op, stage, &mut in_flight),
+            }
+            drop(permit);
+            let end_s = now_s();
+            played.spans.push(Span { rank, action, stage, label: step.schedule.label(action), asked_s, start_s, end_s });
+            let middle_s = (start_s + end_s) / 2.0;
+            played.memory.push(MemorySample { rank, at_s: middle_s, bytes: ledger::take_peak(rank.0) });
+            played.memory.push(MemorySample { rank, at_s: end_s, bytes: ledger::live(rank.0) });
+        }
+        played.gradient_norm = in_flight.update.map(|(norm, _)| norm);
+        let left = in_flight.carries.len() + in_flight.gradients.len() + in_flight.saved.len() + in_flight.weight_grads.len();
+        assert_eq!(left, 0, "a valid schedule uses everything it makes");
+        Ok(played)
+    }
+
+    /// Waits that need no core: for messages, and for the other ranks' norms before the first optimizer step.
+    fn before_permit(&mut self, step: &Step, action: Action, in_flight: &mut InFlight) -> Result<Waits, StageError> {
+        let rank = self.endpoint.rank();
+        let tag = |channel| Tag { epoch: 0, step: step.number, channel };
+        match action {
+            Action::Visit { op: Op::RecvActivation, key } => {
+                let from = step.schedule.route(key).before(key.hop).expect("invariant: a receive has a sender").rank;
+                let pending = self.endpoint.receive(from, tag(Channel::Activation(key)));
+                let message = self.endpoint.wait(pending)?;
+                let _account = ledger::scope(rank.0, Category::Buffers);
+                let n_rows = step.microbatches[key.microbatch.0].n_rows;
+                let device = self.store(step.schedule.stage(action)).part.device();
+                in_flight.carries.insert(key, Carry::from_message(message, n_rows, device));
+                Ok(Waits::AreWork)
+            }
+            Action::Visit { op: Op::RecvGradient, key } => {
+                let from = step.schedule.route(key).after(key.hop).expect("invariant: a receive has a sender").rank;
+                let pending = self.endpoint.receive(from, tag(Channel::Gradient(key)));
+                let message = self.endpoint.wait(pending)?;
+                let _account = ledger::scope(rank.0, Category::Buffers);
+                let [Buffer::F32(gradient)] = <[Buffer; 1]>::try_from(message).expect("invariant: a gradient is one buffer")
+                else {
+                    panic!("a gradient is f32");
+                };
+                let n = step.microbatches[key.microbatch.0].n();
+                let device = self.store(step.schedule.stage(action)).part.device();
+                in_flight.gradients.insert(key, from_vec(gradient, n, device));
+                Ok(Waits::AreWork)
+            }
+            Action::Stage { op: StageOp::ReduceGradients, stage } => {
+                self.reduce(step, stage, in_flight)?;
+                Ok(Waits::AreWork)
+            }
+            Action::Stage { op: StageOp::OptimizerStep, .. } if in_flight.update.is_none() => {
+                in_flight.update = Some(self.agree_on_update(step)?);
+                Ok(Waits::AreWork)
+            }
+            _ => Ok(Waits::AreNone),
+        }
+    }
+
+    fn visit(
+        &mut self,
+        step: &Step,
+        op: Op,
+        key: Key,
+        in_flight: &mut InFlight,
+        played: &mut Played,
+    ) -> Result<(), StageError> {
+        let visit = step.schedule.visit(key).expect("invariant: validated schedule");
+        let route = step.schedule.route(key);
+        let tag = |channel| Tag { epoch: 0, step: step.number, channel };
+        match op {
+            Op::Forward | Op::ForwardNoGrad => {
+                let (rows, hidden) = match in_flight.carries.remove(&key) {
+                    Some(Carry { hidden, rows }) => (rows, Some(hidden)),
+                    None => (step.microbatches[key.microbatch.0].clone(), None),
+                };
+                let store = self.store(visit.stage);
+                let forwarded = if op == Op::Forward {
+                    let (saved, forwarded) = visit::forward(store, rows, hidden, &step.objective);
+                    in_flight.saved.insert(key, saved);
+                    forwarded
+                } else {
+                    visit::evaluate(store, &rows, hidden, &step.objective)
+                };
+                match forwarded {
+                    Forwarded::Carry(carry) => {
+                        in_flight.carries.insert(key.at(key.hop.0 + 1), carry);
+                    }
+                    Forwarded::Loss(loss) => played.losses.push((key.microbatch.0, loss)),
+                }
+            }
+            Op::Recompute => {
+                let saved = in_flight.saved.remove(&key).expect("invariant: forward before recompute");
+                let graph = visit::recompute(self.store(visit.stage), saved, &step.objective);
+                in_flight.saved.insert(key, graph);
+            }
+            Op::BackwardInput | Op::Backward => {
+                let saved = in_flight.saved.remove(&key).expect("invariant: forward before backward");
+                let gradient = in_flight.gradients.remove(&key);
+                let store = self.stores.get_mut(&visit.stage).expect("invariant: the stage lies on its rank");
+                let graph = visit::recompute(store, saved, &step.objective);
+                let result = visit::backward_input(store, graph, gradient);
+                if let Some(gradient) = result.input {
+                    in_flight.gradients.insert(key.at(key.hop.0 - 1), gradient);
+                }
+                if op == Op::Backward {
+                    result.weights.into_iter().for_each(|left| store.add_weight(left));
+                } else {
+                    in_flight.weight_grads.insert(key, result.weights);
+                }
+            }
+            Op::BackwardWeight => {
+                let weights = in_flight.weight_grads.remove(&key).expect("invariant: I before W");
+                let store = self.stores.get_mut(&visit.stage).expect("invariant: the stage lies on its rank");
+                weights.into_iter().for_each(|left| store.add_weight(left));
+            }
+            Op::SendActivation => {
+                let next = key.at(key.hop.0 + 1);
+                let carry = in_flight.carries.remove(&next).expect("invariant: forward before send");
+                let to = route.after(key.hop).expect("invariant: a send has a receiver").rank;
+                self.endpoint.send(to, tag(Channel::Activation(next)), carry.into_message())?;
+            }
+            Op::SendGradient => {
+                let previous = key.at(key.hop.0 - 1);
+                let gradient = in_flight.gradients.remove(&previous).expect("invariant: backward before send");
+                let to = route.before(key.hop).expect("invariant: a send has a receiver").rank;
+                let message = vec![Buffer::F32(into_vec(gradient))];
+                self.endpoint.send(to, tag(Channel::Gradient(previous)), message)?;
+            }
+            // Taken in while waiting.
+            Op::RecvActivation | Op::RecvGradient => {}
+            Op::VocabForward | Op::VocabBackward | Op::EmbedForward | Op::EmbedBackward => {
+                let label = step.schedule.label(Action::Visit { op, key });
+                return Err(StageError::Unsupported { rank: self.endpoint.rank(), label });
+            }
+        }
+        Ok(())
+    }
+
+    fn stage(&mut self, op: StageOp, stage: Stage, in_flight: &mut InFlight) {
+        match op {
+            StageOp::OptimizerStep => {
+                let (_, adamw) = in_flight.update.expect("invariant: agreed before the permit");
+                self.stores.get_mut(&stage).expect("invariant: the stage lies on its rank").update(&adamw);
+            }
+            // Summed while waiting.
+            StageOp::ReduceGradients => {}
+            // Weights are whole and in memory: nothing is sharded or streamed here.
+            StageOp::Unshard | StageOp::Reshard | StageOp::LoadWeights | StageOp::EvictWeights => {}
+        }
+    }
+
+    /// Sums the gradients of parameters that `stage` shares with other stages, in stage order, on every holder.
+    fn reduce(&mut self, step: &Step, stage: Stage, in_flight: &mut InFlight) -> Result<(), StageError> {
+        let rank = self.endpoint.rank();
+        let _account = ledger::scope(rank.0, Category::Buffers);
+        for (number, tie) in self.ties.clone().iter().enumerate() {
+            let concerns = tie.holders.iter().any(|&(holder, _, _)| holder == stage);
+            if !concerns || std::mem::replace(&mut in_flight.reduced[number], true) {
+                continue;
+            }
+            let tag = |from: Stage| Tag { epoch: 0, step: step.number, channel: Channel::Tied(number, from.0) };
+            let mut others: Vec<Rank> = tie.holders.iter().map(|holder| holder.1).filter(|&other| other != rank).collect();
+            others.sort();
+            others.dedup();
+            for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
+                for &other in &others {
+                    let values = into_vec(self.stores[&holder].gradients[parameter].clone());
+                    self.endpoint.send(other, tag(holder), vec![Buffer::F32(values)])?;
+                }
+            }
+            let mut sum: Option<Tensor<1>> = None;
+            for &(holder, place, parameter) in &tie.holders {
+                let term = if place == rank {
+                    self.stores[&holder].gradients[parameter].clone()
+                } else {
+                    let pending = self.endpoint.receive(place, tag(holder));
+                    let message = self.endpoint.wait(pending)?;
+                    let [Buffer::F32(values)] = <[Buffer; 1]>::try_from(message).expect("invariant: one buffer") else {
+                        panic!("a gradient is f32");
+                    };
+                    let n = values.len();
+                    let device = self.stores.values().next().expect("invariant: a holder has a stage").part.device();
+                    Tensor::from_data(TensorData::new(values, [n]), device)
+                };
+                sum = Some(match sum {
+                    Some(sum) => sum + term,
+                    None => term,
+                });
+            }
+            let sum = sum.expect("invariant: a tie has holders");
+            for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
+                let store = self.stores.get_mut(&holder).expect("invariant: the stage lies on its rank");
+                store.gradients[parameter] = sum.clone();
+            }
+        }
+        Ok(())
+    }
+
+    /// The norm, and the update all ranks make: every rank adds the same squares in the same order, so all clip alike.
+    fn agree_on_update(&mut self, step: &Step) -> Result<(f64, AdamW), StageError> {
+        let update = step.update.expect("invariant: a schedule with optimizer steps comes with an update");
+        let norm = self.global_norm(step)?;
+        if !norm.is_finite() {
+            return Err(StageError::NotFinite { step: step.number, norm });
+        }
+        Ok((norm, AdamW { gradient_scale: update.scale(norm), ..update.adamw }))
+    }
+
+    /// Square root of the sum of squares of all gradients, each parameter once, added in rank order.
+    fn global_norm(&mut self, step: &Step) -> Result<f64, StageError> {
+        let squares: Vec<f64> = self.stores.values().flat_map(Store::squares).collect();
+        let steps = |list: &[Action]| {
+            list.iter().any(|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }))
+        };
+        let group: Vec<Rank> =
+            step.schedule.ranks.iter().enumerate().filter(|(_, list)| steps(list)).map(|(rank, _)| Rank(rank)).collect();
+        let tag = Tag { epoch: 0, step: step.number, channel: Channel::Collective(0) };
+        let all = self.endpoint.all_gather(&group, tag, squares)?;
+        Ok(all.into_iter().flatten().sum::<f64>().sqrt())
+    }
+
+    fn store(&self, stage: Stage) -> &Store {
+        self.stores.get(&stage).expect("invariant: the stage lies on its rank")
+    }
+}
+
+/// Whether the wait before an action is the action.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Waits {
+    AreNone,
+    AreWork,
+}
+
+/// What an action's allocations are booked to.
+fn category(action: Action) -> Category {
+    match action {
+        Action::Visit { op: Op::Forward | Op::Recompute, .. } => Category::Activations,
+        Action::Stage { op: StageOp::OptimizerStep, .. } => Category::Optimizer,
+        _ => Category::Buffers,
+    }
+}

@@ -1,0 +1,138 @@
+//! One visit's forward and backward.
+
+use crate::carry::{Carry, into_vec};
+use crate::objective::Objective;
+use crate::store::{Recompute, Store};
+use burn::tensor::{Tensor, TensorData};
+use kernels::{Seed, WeightGrad};
+use model::{Output, Rows, Tape, Tracked};
+
+/// What a forward left under its key.
+#[derive(Debug)]
+pub(crate) enum Saved {
+    /// The graph, ready for backward.
+    Graph { end: End, tracked: Tracked, rows: Rows },
+    /// The input only.
+    Input { rows: Rows, hidden: Option<Tensor<2>> },
+}
+
+/// Where a graph ends.
+#[derive(Debug)]
+pub(crate) enum End {
+    /// In a residual stream whose gradient will arrive.
+    Hidden(Seed<2>),
+    /// In log-probabilities whose gradient the objective gave.
+    Loss { seed: Seed<1>, gradient: Tensor<1> },
+}
+
+/// What a forward gives to others.
+#[derive(Debug)]
+pub(crate) enum Forwarded {
+    /// The carry for the next visit.
+    Carry(Carry),
+    /// This visit's share of the step's loss.
+    Loss(f64),
+}
+
+/// What the backward of a visit's input gives.
+#[derive(Debug)]
+pub(crate) struct BackwardResult {
+    /// Gradient of the input `[n, hidden_size]`; `None` when the part looked tokens up.
+    pub input: Option<Tensor<2>>,
+    /// What the weight pass is to work on.
+    pub weights: Vec<WeightGrad>,
+}
+
+/// `F`: the forward, keeping what the stage's policy says.
+pub(crate) fn forward(
+    store: &Store,
+    rows: Rows,
+    hidden: Option<Tensor<2>>,
+    objective: &Objective,
+) -> (Saved, Forwarded) {
+    match store.recompute {
+        Recompute::None => track(store, rows, hidden, objective),
+        Recompute::Full => {
+            let forwarded = evaluate(store, &rows, hidden.clone(), objective);
+            (Saved::Input { rows, hidden }, forwarded)
+        }
+    }
+}
+
+/// `E`: the forward, keeping nothing.
+pub(crate) fn evaluate(store: &Store, rows: &Rows, hidden: Option<Tensor<2>>, objective: &Objective) -> Forwarded {
+    match store.part.forward(rows, hidden, &mut Tape::Untracked) {
+        Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden, rows: without_ids(rows) }),
+        Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights).0),
+    }
+}
+
+/// `R`: the graph again from the input.
+pub(crate) fn recompute(store: &Store, saved: Saved, objective: &Objective) -> Saved {
+    match saved {
+        Saved::Input { rows, hidden } => track(store, rows, hidden, objective).0,
+        graph @ Saved::Graph { .. } => graph,
+    }
+}
+
+/// `I`: gradients of the input, the norms, the biases and the embedding; `gradient` is that of the visit's output,
+/// absent at the loss.
+///
+/// # Panics
+/// When a gradient is missing or superfluous.
+pub(crate) fn backward_input(store: &mut Store, saved: Saved, gradient: Option<Tensor<2>>) -> BackwardResult {
+    let Saved::Graph { end, tracked, rows } = saved else { panic!("a backward needs its graph") };
+    let mut gradients = match (end, gradient) {
+        (End::Hidden(seed), Some(gradient)) => seed.backward(gradient),
+        (End::Loss { seed, gradient }, None) => seed.backward(gradient),
+        (End::Hidden(_), None) => panic!("a backward that ends in a residual stream needs its gradient"),
+        (End::Loss { .. }, Some(_)) => panic!("a backward from the loss takes no gradient"),
+    };
+    for (parameter, leaf) in &tracked.leaves {
+        if let Some(gradient) = leaf.grad_remove(&mut gradients) {
+            store.add_leaf(*parameter, gradient);
+        }
+    }
+    let source = tracked.source.as_ref().expect("invariant: a tracked forward has a source");
+    let source = source.grad_remove(&mut gradients).expect("invariant: the input reaches the output");
+    let input = match store.part.embedding() {
+        Some(table) => {
+            store.add_embedding(table, &rows, source);
+            None
+        }
+        None => Some(source),
+    };
+    BackwardResult { input, weights: tracked.weight_grads.try_iter().collect() }
+}
+
+fn track(store: &Store, rows: Rows, hidden: Option<Tensor<2>>, objective: &Objective) -> (Saved, Forwarded) {
+    let mut tape = Tape::tracked();
+    let output = store.part.forward(&rows, hidden, &mut tape);
+    let Tape::Tracked(tracked) = tape else { unreachable!("a tape does not change its kind") };
+    let (end, forwarded) = match output {
+        Output::Hidden(y) => {
+            let (seed, hidden) = Seed::new(y);
+            (End::Hidden(seed), Forwarded::Carry(Carry { hidden, rows: without_ids(&rows) }))
+        }
+        Output::LogProbability(y) => {
+            let (seed, y) = Seed::new(y);
+            let (loss, gradient) = objective.loss(&into_vec(y), &rows.weights);
+            let gradient = Tensor::from_data(TensorData::new(gradient, [rows.n()]), store.part.device());
+            (End::Loss { seed, gradient }, Forwarded::Loss(loss))
+        }
+    };
+    (Saved::Graph { end, tracked, rows }, forwarded)
+}
+
+fn without_ids(rows: &Rows) -> Rows {
+    let Rows { n_rows, n_tokens, positions, documents, targets, weights, ids: _ } = rows;
+    Rows {
+        n_rows: *n_rows,
+        n_tokens: *n_tokens,
+        ids: Vec::new(),
+        positions: positions.clone(),
+        documents: documents.clone(),
+        targets: targets.clone(),
+        weights: weights.clone(),
+    }
+}

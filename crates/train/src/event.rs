@@ -1,0 +1,59 @@
+//! What the loop reports while it runs. `metrics.jsonl` holds the same numbers.
+
+use serde::{Deserialize, Serialize};
+
+/// Something worth showing.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    /// A step is done.
+    Step(StepMetrics),
+    /// A validation is done.
+    Validation(ValidationMetrics),
+    /// A checkpoint is safely on disk.
+    Checkpoint {
+        /// After this step.
+        step: u64,
+        /// Its folder.
+        folder: std::path::PathBuf,
+    },
+}
+
+/// One training step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepMetrics {
+    /// Counted from 1.
+    pub step: u64,
+    /// Mean training loss over the step's counted tokens, in nats per token.
+    pub loss: f64,
+    /// Global gradient norm before clipping.
+    pub gradient_norm: f64,
+    /// Learning rate used.
+    pub learning_rate: f64,
+    /// Counted tokens of the step.
+    pub tokens: u64,
+    /// Wall time of the step, in seconds.
+    pub step_s: f64,
+    /// Tokens per second of this step.
+    pub tokens_per_s: f64,
+    /// Share of the machine's measured matrix-product peak, in [0, 1]; absent when the peak was not measured.
+    pub peak_share: Option<f64>,
+    /// Share of rank-seconds in which ranks did not compute, in [0, 1].
+    pub bubble: f64,
+}
+
+/// One validation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ValidationMetrics {
+    /// After this step.
+    pub step: u64,
+    /// Mean loss over counted tokens, in nats per token.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// Total loss over the bytes of the text, in bits per byte.
+    pub bits_per_byte: f64,
+    /// Counted tokens.
+    pub tokens: u64,
+    /// Wall time, in seconds.
+    pub wall_s: f64,
+}

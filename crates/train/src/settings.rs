@@ -1,0 +1,189 @@
+//! Everything a training run is told, resolved and checked: what the run file means.
+
+use architecture::{Architecture, Partition};
+use mesh::StageMap;
+use std::path::PathBuf;
+
+/// A whole run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// Every random draw is a function of this, a purpose and a position.
+    pub seed: u64,
+    /// Optimizer steps in all.
+    pub steps: u64,
+    /// Where the text comes from.
+    pub data: DataSettings,
+    /// Where the tokenizer comes from.
+    pub tokenizer: TokenizerSource,
+    /// Where the model comes from.
+    pub model: ModelSource,
+    /// Rows, tokens and microbatches of a step.
+    pub batch: BatchSettings,
+    /// Stages, ranks and schedule.
+    pub pipeline: PipelineSettings,
+    /// AdamW and its learning rate.
+    pub optimizer: OptimizerSettings,
+    /// When and on how much to validate.
+    pub validation: ValidationSettings,
+    /// When to save and what to keep.
+    pub checkpoint: CheckpointSettings,
+    /// What to write at the end.
+    pub sample: SampleSettings,
+}
+
+/// Text sources.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DataSettings {
+    /// Files and folders; empty for the embedded text.
+    pub paths: Vec<PathBuf>,
+    /// The field of a JSON Lines object that holds the text.
+    pub field: String,
+    /// Share of documents, by size, that validates; in (0, 1).
+    pub validation_fraction: f64,
+    /// Tokens per row.
+    pub sequence_length: usize,
+    /// Whether attention stops at document borders (positions restart there then).
+    pub isolate_documents: bool,
+}
+
+/// Tokenizer.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TokenizerSource {
+    /// Train byte-level BPE on the training text.
+    Train {
+        /// Entries wanted, special tokens and bytes included.
+        vocab_size: usize,
+    },
+    /// Load a `tokenizer.json`.
+    File(PathBuf),
+}
+
+/// Model.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ModelSource {
+    /// Freshly drawn weights; `vocab_size` and token ids are filled in from the tokenizer when it is trained.
+    Fresh(Architecture),
+    /// A Hugging Face folder (fine-tuning).
+    Folder(PathBuf),
+}
+
+/// The batch of one step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchSettings {
+    /// Rows per step; a multiple of `microbatches`.
+    pub rows: usize,
+    /// Microbatches per step.
+    pub microbatches: usize,
+}
+
+/// How the model is laid out and played.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PipelineSettings {
+    /// Blocks per stage; `None` lets the planner balance them.
+    pub partition: Option<Vec<usize>>,
+    /// Stage to rank.
+    pub stage_map: StageMap,
+    /// Which schedule, and how backward is played.
+    pub schedule: schedule::Spec,
+    /// Activation checkpointing of each stage.
+    pub checkpointing: Vec<ActivationCheckpointing>,
+    /// Device of each rank: `cpu`.
+    pub devices: Vec<String>,
+    /// Processor cores shared by the ranks; `None` takes what the machine has.
+    pub cores: Option<usize>,
+}
+
+impl PipelineSettings {
+    /// The partition given, if one is.
+    ///
+    /// # Errors
+    /// As [`Partition::new`].
+    pub fn given_partition(
+        &self,
+        architecture: &Architecture,
+    ) -> Result<Option<Partition>, architecture::ArchitectureError> {
+        self.partition.as_ref().map(|sizes| Partition::new(architecture, sizes)).transpose()
+    }
+}
+
+/// What a stage keeps between forward and backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ActivationCheckpointing {
+    /// Everything backward needs.
+    None,
+    /// Its input only; backward computes the forward again.
+    Full,
+}
+
+/// AdamW as PyTorch defines it, with decoupled weight decay on matrices only.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OptimizerSettings {
+    /// Peak learning rate and how it moves.
+    pub learning_rate: LearningRate,
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Decoupled weight decay; not on norms, biases and embeddings.
+    pub weight_decay: f64,
+    /// Largest global gradient norm over all stages; `None` does not clip.
+    pub clip_norm: Option<f64>,
+}
+
+/// Learning rate over steps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LearningRate {
+    /// Linear warm-up, then half a cosine from `peak` to `minimum` at the last step.
+    Cosine {
+        /// Highest rate.
+        peak: f64,
+        /// Rate at the end.
+        minimum: f64,
+        /// Steps of linear warm-up.
+        warmup_steps: u64,
+    },
+    /// Linear warm-up, constant, then linear decay to `minimum` over the last steps (warm-up-stable-decay).
+    WarmupStableDecay {
+        /// Highest rate.
+        peak: f64,
+        /// Rate at the end.
+        minimum: f64,
+        /// Steps of linear warm-up.
+        warmup_steps: u64,
+        /// Steps of decay at the end.
+        decay_steps: u64,
+    },
+}
+
+/// Validation during training.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ValidationSettings {
+    /// Every so many steps, and always at the end; `None` only at the end.
+    pub every: Option<u64>,
+    /// At most so many rows at intervals; the end uses all of them.
+    pub rows: usize,
+}
+
+/// Checkpoints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointSettings {
+    /// Every so many steps, and always at the end; `None` only at the end.
+    pub every: Option<u64>,
+    /// How many of the newest are kept; at least 1.
+    pub keep: usize,
+}
+
+/// The text written at the end.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampleSettings {
+    /// What it starts from.
+    pub prompt: String,
+    /// Tokens to write; 0 writes none.
+    pub tokens: usize,
+    /// Softmax temperature; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Only the so many likeliest tokens; `None` for all.
+    pub top_k: Option<usize>,
+}
