@@ -8,6 +8,7 @@
 mod action;
 mod dependency;
 mod error;
+mod forward_only;
 mod generate;
 mod gpipe;
 mod index;
@@ -19,6 +20,7 @@ mod validate;
 pub use action::{Action, Op, StageOp};
 pub use dependency::{Dependencies, dependencies};
 pub use error::{Place, ScheduleError};
+pub use forward_only::forward_only;
 pub use generate::{Backward, Kind, Spec, generate};
 pub use schedule::Schedule;
 pub use transfers::with_transfers;

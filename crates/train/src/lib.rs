@@ -1,12 +1,21 @@
-//! Training: a run's settings, the optimizer, objectives, the loop, its metrics and its checkpoints.
+//! Training: a run's settings, its plan, the loop, its metrics and its checkpoints.
 //!
-//! Does not know about the command line, files other than the run's own folder, or serving.
+//! Does not know about the command line, the run file, the report or serving.
 
+mod data;
+mod error;
 mod event;
+mod learning_rate;
+mod run_plan;
 mod settings;
+mod state;
+mod trainer;
 
+pub use error::TrainError;
 pub use event::{Event, StepMetrics, ValidationMetrics};
+pub use run_plan::RunPlan;
 pub use settings::{
     ActivationCheckpointing, BatchSettings, CheckpointSettings, DataSettings, LearningRate, ModelSource,
     OptimizerSettings, PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,
 };
+pub use trainer::{CHECKPOINTS, Ended, Resume, Trainer};

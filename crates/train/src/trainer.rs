@@ -1,0 +1,332 @@
+//! The training loop.
+
+use crate::data::microbatches;
+use crate::run_plan::adamw;
+use crate::state::State;
+use crate::{Event, ModelSource, RunPlan, Settings, StepMetrics, TokenizerSource, TrainError, ValidationMetrics};
+use architecture::Architecture;
+use checkpoint::{Checkpoint, Dtype, Export, Folder, Part};
+use corpus::{Borders, Corpus, CorpusOptions, Packing, TokenizerChoice, TrainingRows, ValidationRows};
+use simulate::Timeline;
+use stage::{Objective, Pipeline, Source, Step, Update};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Name of the folder of checkpoints within a run's.
+pub const CHECKPOINTS: &str = "checkpoints";
+
+/// Steps of the calibration run that count.
+const CALIBRATION_STEPS: u64 = 3;
+
+/// A run that is ready to go, or under way.
+pub struct Trainer {
+    settings: Settings,
+    corpus: Corpus,
+    plan: RunPlan,
+    pipeline: Pipeline,
+    training: TrainingRows,
+    validation: ValidationRows,
+    state: State,
+    checkpoints: PathBuf,
+    measured: Vec<Timeline>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// All steps are done.
+    Finished,
+    /// The flag was raised; the step was finished and saved.
+    Interrupted,
+}
+
+impl Trainer {
+    /// Reads the text, the tokenizer and the model, plans, calibrates, and starts the pipeline. `cache` is where token
+    /// caches live; `run` is the run's folder, in which nothing is written before the first checkpoint.
+    ///
+    /// With `resume`, the newest sound checkpoint of `run` is continued: bit for bit as if the run had not stopped
+    /// when the plan is the same, within rounding on another number of stages.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the inputs, before any training.
+    pub fn new(settings: Settings, run: &Path, cache: &Path, resume: Resume) -> Result<Self, TrainError> {
+        let checkpoints = run.join(CHECKPOINTS);
+        let resumed = match resume {
+            Resume::Fresh => None,
+            Resume::Latest => Some(latest(&checkpoints)?),
+        };
+        let base = match &settings.model {
+            ModelSource::Fresh(_) => None,
+            ModelSource::Folder(folder) => Some(checkpoint::read_folder(folder)?),
+        };
+        let corpus = Corpus::open(&CorpusOptions {
+            paths: settings.data.paths.clone(),
+            field: settings.data.field.clone(),
+            tokenizer: tokenizer_choice(&settings, base.as_ref())?,
+            validation_fraction: settings.data.validation_fraction,
+            seed: settings.seed,
+            cache_folder: cache.to_owned(),
+        })?;
+        let architecture = architecture(&settings, base.as_ref(), &corpus)?;
+        let state = match &resumed {
+            Some(checkpoint) => State::from_json(checkpoint.state(), &settings, checkpoint.path())?,
+            None => State::default(),
+        };
+        let packing = Packing {
+            sequence_length: settings.data.sequence_length,
+            borders: if settings.data.isolate_documents { Borders::Isolated } else { Borders::Joined },
+        };
+        let training = TrainingRows::new(corpus.train.clone(), packing, settings.seed)?;
+        let validation = ValidationRows::new(corpus.validation.clone(), packing)?;
+        let mut plan = RunPlan::new(&settings, &architecture)?;
+        plan.calibrate(&settings, CALIBRATION_STEPS)?;
+        let pipeline = Pipeline::start(&plan.spec, |weight, source| {
+            Ok::<_, TrainError>(match (&resumed, &base, source) {
+                (Some(checkpoint), _, source) => checkpoint.read(weight, part(source))?,
+                (None, Some(folder), Source::Value) => folder.read(weight)?,
+                (None, None, Source::Value) => model::draw(&architecture, weight, settings.seed),
+                (None, _, _) => vec![0.0; weight.n_elements()],
+            })
+        })?;
+        let measured = Vec::new();
+        Ok(Self { settings, corpus, plan, pipeline, training, validation, state, checkpoints, measured })
+    }
+
+    /// What will be played, and what it is predicted to cost.
+    pub fn plan(&self) -> &RunPlan {
+        &self.plan
+    }
+
+    /// The text.
+    pub fn corpus(&self) -> &Corpus {
+        &self.corpus
+    }
+
+    /// The model.
+    pub fn architecture(&self) -> &Architecture {
+        &self.plan.spec.architecture
+    }
+
+    /// Optimizer steps done.
+    pub fn step(&self) -> u64 {
+        self.state.step
+    }
+
+    /// The timelines of the last steps, oldest first, at most [`Trainer::TIMELINES_MAX`].
+    pub fn measured(&self) -> &[Timeline] {
+        &self.measured
+    }
+
+    /// How many timelines are kept: enough for a median, few enough for a report.
+    pub const TIMELINES_MAX: usize = 9;
+
+    /// Trains until the last step, or until `interrupted` is raised: then the step under way is finished and saved.
+    /// `peak_flops` is the machine's measured matrix-product rate per second, for the share of it in the metrics.
+    ///
+    /// # Errors
+    /// When a step or a save fails; earlier checkpoints are as they were.
+    pub fn run(
+        &mut self,
+        interrupted: &AtomicBool,
+        peak_flops: Option<f64>,
+        mut on_event: impl FnMut(Event),
+    ) -> Result<Ended, TrainError> {
+        let steps = self.settings.steps;
+        let due = |every: Option<u64>, step: u64| every.is_some_and(|every| step.is_multiple_of(every));
+        while self.state.step < steps {
+            on_event(Event::Step(self.train_step(peak_flops)?));
+            let step = self.state.step;
+            let stop = interrupted.load(Ordering::Relaxed);
+            if !stop && (step == steps || due(self.settings.validation.every, step)) {
+                let rows = if step == steps { usize::MAX } else { self.settings.validation.rows };
+                on_event(Event::Validation(self.validate(rows)?));
+            }
+            if stop || step == steps || due(self.settings.checkpoint.every, step) {
+                let folder = self.save()?;
+                on_event(Event::Checkpoint { step, folder });
+            }
+            if stop && step < steps {
+                return Ok(Ended::Interrupted);
+            }
+        }
+        Ok(Ended::Finished)
+    }
+
+    fn train_step(&mut self, peak_flops: Option<f64>) -> Result<StepMetrics, TrainError> {
+        let start = Instant::now();
+        let number = self.state.step + 1;
+        let (batch, cursor) = self.training.batch(self.state.cursor, self.settings.batch.rows);
+        let total_weight = batch.weight();
+        let learning_rate = self.settings.optimizer.learning_rate.at(number, self.settings.steps);
+        let report = self.pipeline.play(Step {
+            number,
+            schedule: self.plan.schedule.clone(),
+            microbatches: microbatches(&batch, self.settings.batch.microbatches),
+            objective: Objective::NextToken { total_weight },
+            update: Some(Update {
+                adamw: adamw(&self.settings, number, learning_rate),
+                clip_norm: self.settings.optimizer.clip_norm,
+            }),
+        })?;
+        self.state = State { step: number, cursor };
+        let step_s = start.elapsed().as_secs_f64();
+        let n_tokens = (batch.rows * batch.tokens) as f64;
+        let flops = self.architecture().training_flops_per_token(batch.tokens) * n_tokens;
+        let metrics = StepMetrics {
+            step: number,
+            loss: report.loss(),
+            gradient_norm: report.gradient_norm.unwrap_or(0.0),
+            learning_rate,
+            tokens: batch.weights.iter().filter(|weight| **weight != 0.0).count() as u64,
+            step_s,
+            tokens_per_s: n_tokens / step_s,
+            peak_share: peak_flops.map(|peak| flops / step_s / peak),
+            bubble: simulate::idle_fraction(&simulate::bubbles(&report.timeline)),
+        };
+        if self.measured.len() == Self::TIMELINES_MAX {
+            self.measured.remove(0);
+        }
+        self.measured.push(report.timeline);
+        Ok(metrics)
+    }
+
+    /// The loss on the first `rows_max` validation rows, all of them when there are fewer, untracked and through the
+    /// same stages.
+    ///
+    /// # Errors
+    /// When a step fails.
+    pub fn validate(&mut self, rows_max: usize) -> Result<ValidationMetrics, TrainError> {
+        let start = Instant::now();
+        let rows = self.validation.rows().min(rows_max);
+        let (per_step, count) = (self.settings.batch.rows, self.settings.batch.microbatches);
+        let schedule =
+            schedule::with_transfers(&schedule::forward_only(&self.plan.spec.stage_map.route(), count)?);
+        let (mut loss, mut weight) = (0.0, 0.0);
+        for first in (0..rows).step_by(per_step) {
+            let batch = self.validation.batch(first, per_step);
+            let report = self.pipeline.play(Step {
+                number: self.state.step,
+                schedule: schedule.clone(),
+                microbatches: microbatches(&batch, count),
+                objective: Objective::NextToken { total_weight: 1.0 },
+                update: None,
+            })?;
+            loss += report.loss();
+            weight += batch.weight();
+        }
+        let (mean, tokens) = (loss / weight, &self.corpus.validation);
+        // Nats per token to bits per byte: with isolated documents, first tokens are not predicted and are taken to
+        // cost as much as the others, so that the number is comparable to a compressor's.
+        let bits_per_byte = mean / std::f64::consts::LN_2 * tokens.len() as f64 / tokens.bytes() as f64;
+        Ok(ValidationMetrics {
+            step: self.state.step,
+            loss: mean,
+            perplexity: mean.exp(),
+            bits_per_byte,
+            tokens: weight as u64,
+            wall_s: start.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// Saves a checkpoint and yields its folder, which is also a Hugging Face folder.
+    fn save(&self) -> Result<PathBuf, TrainError> {
+        let save = checkpoint::Save {
+            step: self.state.step,
+            keep: self.settings.checkpoint.keep,
+            architecture: self.architecture(),
+            tokenizer: Some(self.corpus.tokenizer.to_json().as_bytes()),
+            state: &self.state.to_json(&self.settings),
+        };
+        Ok(checkpoint::save(&self.checkpoints, &save, |weight, part| Ok(self.read(&weight.name, source(part))))?)
+    }
+
+    /// Writes the model as a Hugging Face folder in f32.
+    ///
+    /// # Errors
+    /// When the folder exists and is not empty, or cannot be written.
+    pub fn export(&self, folder: &Path) -> Result<(), TrainError> {
+        let export = Export {
+            architecture: self.architecture(),
+            tokenizer: Some(self.corpus.tokenizer.to_json().as_bytes()),
+            dtype: Dtype::F32,
+            shard_bytes: None,
+        };
+        Ok(checkpoint::write_folder(folder, &export, |weight| Ok(self.read(&weight.name, Source::Value)))?)
+    }
+
+    fn read(&self, name: &str, source: Source) -> Vec<f32> {
+        self.pipeline.read(name, source).expect("invariant: no step has failed, or the run had ended")
+    }
+}
+
+/// Where a run starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// At step 0.
+    Fresh,
+    /// At the newest sound checkpoint.
+    Latest,
+}
+
+fn latest(checkpoints: &Path) -> Result<Checkpoint, TrainError> {
+    let found = checkpoint::latest(checkpoints)?;
+    found.checkpoint.ok_or_else(|| TrainError::NothingToResume {
+        folder: checkpoints.to_owned(),
+        skipped: found.skipped.iter().map(|skipped| format!("; {}", skipped.reason)).collect(),
+    })
+}
+
+fn tokenizer_choice(settings: &Settings, base: Option<&Folder>) -> Result<TokenizerChoice, TrainError> {
+    match (&settings.tokenizer, base) {
+        (TokenizerSource::File(file), _) => Ok(TokenizerChoice::File(file.clone())),
+        (TokenizerSource::Train { vocab_size }, None) => Ok(TokenizerChoice::Train { vocab_size: *vocab_size }),
+        (TokenizerSource::Train { .. }, Some(folder)) => {
+            let file = folder.tokenizer_path();
+            let file = file.ok_or_else(|| TrainError::NoTokenizer { folder: folder.path().to_owned() })?;
+            Ok(TokenizerChoice::File(file.to_owned()))
+        }
+    }
+}
+
+/// The model's description; a fresh one takes vocabulary and token ids from the tokenizer.
+fn architecture(settings: &Settings, base: Option<&Folder>, corpus: &Corpus) -> Result<Architecture, TrainError> {
+    let tokenizer = &corpus.tokenizer;
+    let architecture = match (&settings.model, base) {
+        (ModelSource::Fresh(architecture), _) => Architecture {
+            vocab_size: tokenizer.vocab_size(),
+            bos_token_id: Some(tokenizer.start_of_document()),
+            eos_token_id: vec![tokenizer.end_of_text()],
+            ..architecture.clone()
+        },
+        (ModelSource::Folder(_), Some(folder)) => folder.architecture().clone(),
+        (ModelSource::Folder(_), None) => unreachable!("a folder was read when one is the source"),
+    };
+    if tokenizer.vocab_size() > architecture.vocab_size {
+        let (tokenizer, model) = (tokenizer.vocab_size(), architecture.vocab_size);
+        return Err(TrainError::Vocabulary { tokenizer, model });
+    }
+    let (found, limit) = (settings.data.sequence_length, architecture.max_position_embeddings);
+    if found > limit {
+        return Err(TrainError::SequenceLength { found, limit });
+    }
+    architecture.check()?;
+    Ok(architecture)
+}
+
+fn part(source: Source) -> Part {
+    match source {
+        Source::Value => Part::Value,
+        Source::FirstMoment => Part::FirstMoment,
+        Source::SecondMoment => Part::SecondMoment,
+        Source::Gradient => unreachable!("a gradient is not stored"),
+    }
+}
+
+fn source(part: Part) -> Source {
+    match part {
+        Part::Value => Source::Value,
+        Part::FirstMoment => Source::FirstMoment,
+        Part::SecondMoment => Source::SecondMoment,
+    }
+}
