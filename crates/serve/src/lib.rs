@@ -1,1 +1,25 @@
-//! serve
+//! Text out of a trained model: sampling, generation through a cache, and what the model makes of given text.
+//!
+//! ```text
+//! prompt ─▶ ids ─▶ Generator (prefill, then one token at a time) ─▶ Sampler ─▶ ids ─▶ text, up to a stop
+//! texts ─▶ rows ─▶ Generator::evaluate ─▶ nats per token, perplexity, bits per byte
+//! ```
+//!
+//! A [`Generator`] is a whole model on one device. What it yields is a function of weights, prompt and [`Sampling`].
+//!
+//! Does not know about training, schedules, stages or the run file.
+
+mod error;
+mod evaluation;
+mod generator;
+mod sampler;
+mod stop_strings;
+mod writer;
+
+pub use error::ServeError;
+pub use evaluation::Evaluation;
+pub use generator::{Generated, GeneratedIds, Generator, Options, Stop};
+pub use sampler::{Sampler, Sampling};
+
+/// What this crate's functions yield.
+pub type Result<T> = std::result::Result<T, ServeError>;

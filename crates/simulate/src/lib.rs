@@ -17,6 +17,6 @@ pub use bubble::{Bubble, bubbles, idle_fraction};
 pub use cost::{Costs, Link, StageCost};
 pub use error::SimulateError;
 pub use simulate::simulate;
-pub use svg::svg;
+pub use svg::{svg, svg_until};
 pub use text::text;
 pub use timeline::{Category, MemorySample, Span, Timeline};

@@ -16,16 +16,21 @@ const BAR: f64 = 22.0;
 /// (colour: what it does; number: the microbatch, where it fits; tooltip: label and times), a thin bar below the
 /// sender's row for each message on its way, a time axis and a legend.
 pub fn svg(timeline: &Timeline, title: &str) -> String {
+    svg_until(timeline, title, timeline.makespan_s())
+}
+
+/// Like [`svg`], with a time axis that reaches to `until_s` seconds, so that several timelines can be compared one above
+/// the other. An end before that of the timeline is taken for the timeline's.
+pub fn svg_until(timeline: &Timeline, title: &str, until_s: f64) -> String {
     let mut page = String::new();
-    write(&mut page, timeline, title).expect("invariant: writing to a string");
+    write(&mut page, timeline, title, until_s.max(timeline.makespan_s())).expect("invariant: writing to a string");
     page
 }
 
-fn write(page: &mut String, timeline: &Timeline, title: &str) -> fmt::Result {
-    let makespan_s = timeline.makespan_s();
+fn write(page: &mut String, timeline: &Timeline, title: &str, until_s: f64) -> fmt::Result {
     let bottom = TOP + ROW * timeline.n_ranks as f64;
     let height = bottom + 34.0;
-    let x = |at_s: f64| LEFT + if makespan_s > 0.0 { at_s / makespan_s * (WIDTH - LEFT - RIGHT) } else { 0.0 };
+    let x = |at_s: f64| LEFT + if until_s > 0.0 { at_s / until_s * (WIDTH - LEFT - RIGHT) } else { 0.0 };
     writeln!(
         page,
         r#"<svg xmlns="http://www.w3.org/2000/svg" class="gantt" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="system-ui, sans-serif" font-size="12">"#
@@ -38,15 +43,15 @@ fn write(page: &mut String, timeline: &Timeline, title: &str) -> fmt::Result {
     )?;
     legend(page, timeline)?;
 
-    let step_s = nice_step((makespan_s / 10.0).max(1e-9));
-    for tick in 0..=(makespan_s / step_s) as usize {
+    let step_s = nice_step((until_s / 10.0).max(1e-9));
+    for tick in 0..=(until_s / step_s) as usize {
         let at_s = tick as f64 * step_s;
         let (at, below) = (x(at_s), bottom + 16.0);
         writeln!(page, r#"<path class="grid" d="M{at:.1} {TOP}V{bottom}"/>"#)?;
         writeln!(
             page,
             r#"<text class="faint" x="{at:.1}" y="{below}" text-anchor="middle">{}</text>"#,
-            seconds(at_s, makespan_s, step_s)
+            seconds(at_s, until_s, step_s)
         )?;
     }
     for rank in 0..timeline.n_ranks {
@@ -56,7 +61,7 @@ fn write(page: &mut String, timeline: &Timeline, title: &str) -> fmt::Result {
     for span in timeline.spans.iter().filter(|span| span.end_s > span.start_s) {
         let Some(kind) = Kind::of(span.action) else { continue };
         let y = TOP + ROW * span.rank.0 as f64 + if kind == Kind::Message { BAR + 3.0 } else { 2.0 };
-        bar(page, span, kind, (x(span.start_s), x(span.end_s)), y, makespan_s)?;
+        bar(page, span, kind, (x(span.start_s), x(span.end_s)), y, until_s)?;
     }
     writeln!(page, "</svg>")
 }

@@ -2,7 +2,7 @@
 
 use mesh::StageMap;
 use schedule::{Backward, Kind, Spec, generate};
-use simulate::{Costs, Link, StageCost, Timeline, simulate, svg, text};
+use simulate::{Costs, Link, StageCost, Timeline, simulate, svg, svg_until, text};
 
 /// GPipe on 2 ranks with 2 microbatches, forward 1 s, backward 2 s: 9 s.
 fn timeline(latency_s: f64) -> Timeline {
@@ -54,5 +54,25 @@ fn svg_shows_every_action() {
     for tag in ["svg", "g", "text", "title", "style"] {
         let opened = count(&page, &format!("<{tag} ")) + count(&page, &format!("<{tag}>"));
         assert_eq!(opened, count(&page, &format!("</{tag}>")), "{tag}");
+    }
+}
+
+/// The last backward ends at 9 s: at the right edge (x = 1144) of its own axis, in the middle of one twice as long.
+#[test]
+fn svg_with_a_common_time_axis() {
+    let timeline = timeline(0.0);
+    let end_of_last_bar = |page: &str| {
+        let number = |rect: &str, name: &str| -> f64 {
+            let (_, rest) = rect.split_once(&format!(" {name}=\"")).expect("the attribute is there");
+            rest.split('"').next().expect("a first part").parse().expect("a number")
+        };
+        let bars = page.lines().filter(|line| line.contains("<title>"));
+        bars.map(|bar| number(bar, "x") + number(bar, "width")).fold(0.0, f64::max)
+    };
+    let (left, right) = (70.0, 1144.0);
+    for (until_s, end) in [(9.0, right), (18.0, (left + right) / 2.0), (1.0, right)] {
+        // Positions are printed with two digits.
+        let found = end_of_last_bar(&svg_until(&timeline, "a", until_s));
+        assert!((found - end).abs() <= 0.011, "until {until_s} s: {found}, not {end}");
     }
 }

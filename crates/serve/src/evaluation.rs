@@ -1,0 +1,85 @@
+//! How well a model predicts given text.
+
+use crate::{Generator, Result, ServeError};
+use corpus::{Batch, Packing, Tokens, ValidationRows};
+use model::{Output, Rows, Tape};
+use std::sync::Arc;
+
+/// Tokens evaluated at once, if a row is not longer: logits of a vocabulary of 128,000 then take 250 MiB.
+const TOKENS_PER_BATCH: usize = 512;
+
+/// Sums over the predicted tokens of a text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Evaluation {
+    /// Negative log-likelihood of all counted tokens, in nats.
+    pub nats: f64,
+    /// Counted tokens, end-of-text tokens included.
+    pub n_tokens: u64,
+    /// Bytes of the texts.
+    pub n_bytes: u64,
+}
+
+impl Evaluation {
+    /// Mean negative log-likelihood of a token: the loss of training.
+    pub fn nats_per_token(&self) -> f64 {
+        self.nats / self.n_tokens as f64
+    }
+
+    /// As many equally likely tokens would be as hard to predict.
+    pub fn perplexity(&self) -> f64 {
+        self.nats_per_token().exp()
+    }
+
+    /// Bits in which the model would write a byte of the texts: comparable between tokenizers, and with compressors.
+    /// With isolated documents, whose first tokens do not count, a little less than that.
+    pub fn bits_per_byte(&self) -> f64 {
+        self.nats / std::f64::consts::LN_2 / self.n_bytes as f64
+    }
+}
+
+impl Generator {
+    /// Predicts every token of `texts` once, each text a document, in rows as the validation of training reads them.
+    ///
+    /// # Errors
+    /// No text, no tokenizer, and as [`Generator::evaluate_tokens`].
+    pub fn evaluate(&self, texts: &[&str], packing: Packing) -> Result<Evaluation> {
+        if texts.is_empty() {
+            return Err(ServeError::NoText);
+        }
+        let ids = self.tokenizer()?.encode_documents(texts)?;
+        let documents: Vec<(Vec<u32>, u64)> =
+            ids.into_iter().zip(texts).map(|(ids, text)| (ids, text.len() as u64)).collect();
+        self.evaluate_tokens(Arc::new(Tokens::from_documents(&documents)), packing)
+    }
+
+    /// As [`Generator::evaluate`], of text that is tokens already.
+    ///
+    /// # Errors
+    /// Rows of no token or of more than the model has positions for, and ids outside its vocabulary.
+    pub fn evaluate_tokens(&self, tokens: Arc<Tokens>, packing: Packing) -> Result<Evaluation> {
+        self.check_length(packing.sequence_length)?;
+        tokens.iter().try_for_each(|id| self.check_id(id))?;
+        let n_bytes = tokens.bytes();
+        let rows = ValidationRows::new(tokens, packing)?;
+        let rows_per_batch = (TOKENS_PER_BATCH / packing.sequence_length).max(1);
+        let (mut nats, mut n_tokens) = (0.0, 0);
+        for first in (0..rows.rows()).step_by(rows_per_batch) {
+            let batch = to_rows(rows.batch(first, rows_per_batch.min(rows.rows() - first)));
+            let output = self.part().forward(&batch, None, &mut Tape::Untracked);
+            let Output::LogProbability(log_probability) = output else { unreachable!("invariant: a whole model") };
+            let log_probability: Vec<f32> =
+                log_probability.into_data().try_to_vec().expect("invariant: log-probabilities are f32");
+            let counted = log_probability.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
+            for (log_probability, _) in counted {
+                nats -= f64::from(*log_probability);
+                n_tokens += 1;
+            }
+        }
+        Ok(Evaluation { nats, n_tokens, n_bytes })
+    }
+}
+
+fn to_rows(batch: Batch) -> Rows {
+    let Batch { rows, tokens, ids, targets, positions, documents, weights } = batch;
+    Rows { n_rows: rows, n_tokens: tokens, ids, positions, documents, targets, weights }
+}

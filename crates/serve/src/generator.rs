@@ -1,0 +1,244 @@
+//! A whole model that continues texts.
+
+use crate::writer::Writer;
+use crate::{Result, Sampler, ServeError};
+use architecture::{Architecture, Weight};
+use burn::tensor::{Device, Tensor};
+use corpus::Tokenizer;
+use model::{Cache, Part, Rows};
+use std::ops::ControlFlow;
+use std::path::Path;
+
+/// A model on one device, with its tokenizer if it has one.
+#[derive(Debug)]
+pub struct Generator {
+    part: Part,
+    tokenizer: Option<Tokenizer>,
+    end_ids: Vec<u32>,
+}
+
+/// How to continue a text.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// At most so many tokens are drawn.
+    pub tokens_max: usize,
+    /// How they are drawn.
+    pub sampler: Sampler,
+    /// Strings that end the text and are not part of it.
+    pub stop: Vec<String>,
+}
+
+/// A continuation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Generated {
+    /// Its text, without special tokens and the stop string.
+    pub text: String,
+    /// Tokens drawn, with those of the end or the stop string.
+    pub n_tokens: usize,
+    /// Why it ended.
+    pub reason: Stop,
+}
+
+/// A continuation in ids.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GeneratedIds {
+    /// The tokens drawn, the end token included.
+    pub ids: Vec<u32>,
+    /// Why it ended.
+    pub reason: Stop,
+}
+
+/// Why a continuation ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// This end token was drawn.
+    EndOfText(u32),
+    /// This stop string was written.
+    StopString(String),
+    /// As many tokens were drawn as asked for.
+    TokensMax,
+    /// Prompt and continuation fill the model's `max_position_embeddings`.
+    PositionsMax,
+}
+
+impl Generator {
+    /// The model of a Hugging Face folder. Its end tokens are those of `config.json` and `generation_config.json`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the folder's files ([`checkpoint::read_folder`]), and an unusable `tokenizer.json`;
+    /// none is no error until text is asked for.
+    pub fn open(folder: &Path, device: &Device) -> Result<Generator> {
+        let folder = checkpoint::read_folder(folder)?;
+        let tokenizer = folder.tokenizer_path().map(Tokenizer::from_file).transpose()?;
+        let mut architecture = folder.architecture().clone();
+        for &id in &folder.generation().eos_token_id {
+            if !architecture.eos_token_id.contains(&id) {
+                architecture.eos_token_id.push(id);
+            }
+        }
+        Ok(Generator::new(&architecture, tokenizer, device, |weight| folder.read(weight))?)
+    }
+
+    /// A model with weights from `weights`, each asked for once. Where the architecture names no end token, the
+    /// tokenizer's end of text is it.
+    ///
+    /// # Errors
+    /// What `weights` gives.
+    ///
+    /// # Panics
+    /// When `weights` gives a number of values that is not the weight's.
+    pub fn new<E>(
+        architecture: &Architecture,
+        tokenizer: Option<Tokenizer>,
+        device: &Device,
+        weights: impl FnMut(&Weight) -> std::result::Result<Vec<f32>, E>,
+    ) -> std::result::Result<Generator, E> {
+        let part = Part::new(architecture, &architecture.blocks(), device, weights)?;
+        let end_ids = match architecture.eos_token_id.as_slice() {
+            [] => tokenizer.iter().map(Tokenizer::end_of_text).collect(),
+            ids => ids.to_vec(),
+        };
+        Ok(Generator { part, tokenizer, end_ids })
+    }
+
+    /// The model.
+    pub fn architecture(&self) -> &Architecture {
+        self.part.architecture()
+    }
+
+    /// Text to ids and back.
+    ///
+    /// # Errors
+    /// [`ServeError::NoTokenizer`] when the model came without.
+    pub fn tokenizer(&self) -> Result<&Tokenizer> {
+        self.tokenizer.as_ref().ok_or(ServeError::NoTokenizer)
+    }
+
+    /// Continues `prompt` and hands each finished piece of text to `on_text`; pieces never cut a character and add up to
+    /// the result's text. The prompt is read as the start of a document: an empty one is the token before its first.
+    ///
+    /// # Errors
+    /// As [`Generator::generate_from_ids`], and a prompt that the tokenizer cannot represent.
+    pub fn generate(&self, prompt: &str, options: &Options, on_text: impl FnMut(&str)) -> Result<Generated> {
+        let tokenizer = self.tokenizer()?;
+        let ids: Vec<u32> = match prompt {
+            "" => vec![tokenizer.start_of_document()],
+            text => tokenizer.begin_of_text().into_iter().chain(tokenizer.encode(text)?).collect(),
+        };
+        self.generate_from_ids(&ids, options, on_text)
+    }
+
+    /// As [`Generator::generate`], from token ids, to which nothing is added.
+    ///
+    /// # Errors
+    /// No tokenizer, an empty stop string, and as [`Generator::generate_ids`].
+    pub fn generate_from_ids(&self, prompt: &[u32], options: &Options, on_text: impl FnMut(&str)) -> Result<Generated> {
+        let mut writer = Writer::new(self.tokenizer()?, prompt, &options.stop, on_text)?;
+        let (n_tokens, reason) = self.draw(prompt, options.tokens_max, &options.sampler, |id| {
+            // Some vocabularies do not mark their end tokens as special: they would be written out.
+            let stop = if self.end_ids.contains(&id) { None } else { writer.push(id)? };
+            Ok(stop.map_or(ControlFlow::Continue(()), |stop| ControlFlow::Break(Stop::StopString(stop))))
+        })?;
+        let (text, stop) = writer.finish()?;
+        Ok(Generated { text, n_tokens, reason: stop.map_or(reason, Stop::StopString) })
+    }
+
+    /// Continues token ids by ids, of which `on_id` sees each as it is drawn, the end token too. The prompt is read at once,
+    /// then one token at a time.
+    ///
+    /// # Errors
+    /// A prompt that is empty, has an id outside the vocabulary, or is longer than `max_position_embeddings`; a model whose
+    /// output is not finite.
+    pub fn generate_ids(
+        &self,
+        prompt: &[u32],
+        tokens_max: usize,
+        sampler: &Sampler,
+        mut on_id: impl FnMut(u32),
+    ) -> Result<GeneratedIds> {
+        let mut ids = Vec::new();
+        let (_, reason) = self.draw(prompt, tokens_max, sampler, |id| {
+            ids.push(id);
+            on_id(id);
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(GeneratedIds { ids, reason })
+    }
+
+    /// Logits of the token that follows each of `ids`.
+    ///
+    /// # Shapes
+    /// - result: `[tokens, vocab_size]` in row-major order
+    ///
+    /// # Errors
+    /// Ids that are empty, outside the vocabulary, or more than `max_position_embeddings`.
+    pub fn logits(&self, ids: &[u32]) -> Result<Vec<f32>> {
+        self.check_prompt(ids)?;
+        Ok(values(self.part.logits(&Rows::to_read(signed(ids), ids.len()), &mut Cache::new())))
+    }
+
+    pub(crate) fn part(&self) -> &Part {
+        &self.part
+    }
+
+    pub(crate) fn check_id(&self, id: u32) -> Result<()> {
+        let vocab_size = self.architecture().vocab_size;
+        if id as usize >= vocab_size { Err(ServeError::UnknownToken { id, vocab_size }) } else { Ok(()) }
+    }
+
+    pub(crate) fn check_length(&self, found: usize) -> Result<()> {
+        let most = self.architecture().max_position_embeddings;
+        if found > most { Err(ServeError::TooLong { found, most }) } else { Ok(()) }
+    }
+
+    /// Draws tokens until one ends the text, `on_id` asks for an end, or there is no room left: how many, and why no more.
+    fn draw(
+        &self,
+        prompt: &[u32],
+        tokens_max: usize,
+        sampler: &Sampler,
+        mut on_id: impl FnMut(u32) -> Result<ControlFlow<Stop>>,
+    ) -> Result<(usize, Stop)> {
+        self.check_prompt(prompt)?;
+        let mut cache = Cache::new();
+        let mut unread = signed(prompt);
+        for n in 0..tokens_max {
+            let n_read = cache.n_tokens();
+            let n_unread = unread.len();
+            if n_read + n_unread == self.architecture().max_position_embeddings {
+                return Ok((n, Stop::PositionsMax));
+            }
+            let mut rows = Rows::to_read(unread, n_unread);
+            rows.positions.iter_mut().for_each(|position| *position += n_read as i32);
+            let logits = values(self.part.last_logits(&rows, &mut cache));
+            if !logits.iter().all(|logit| logit.is_finite()) {
+                return Err(ServeError::NotFinite { n_tokens: cache.n_tokens() });
+            }
+            let id = sampler.draw(&logits, n as u64);
+            if let ControlFlow::Break(stop) = on_id(id)? {
+                return Ok((n + 1, stop));
+            }
+            if self.end_ids.contains(&id) {
+                return Ok((n + 1, Stop::EndOfText(id)));
+            }
+            unread = signed(&[id]);
+        }
+        Ok((tokens_max, Stop::TokensMax))
+    }
+
+    fn check_prompt(&self, ids: &[u32]) -> Result<()> {
+        if ids.is_empty() {
+            return Err(ServeError::NoIds);
+        }
+        self.check_length(ids.len())?;
+        ids.iter().try_for_each(|&id| self.check_id(id))
+    }
+}
+
+fn signed(ids: &[u32]) -> Vec<i32> {
+    ids.iter().map(|&id| i32::try_from(id).expect("invariant: vocabularies have under 2^31 ids")).collect()
+}
+
+fn values(tensor: Tensor<2>) -> Vec<f32> {
+    tensor.into_data().try_to_vec().expect("invariant: logits are f32")
+}

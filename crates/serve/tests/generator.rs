@@ -1,0 +1,134 @@
+//! Continuations and losses in ids: against transformers (`fixtures/make_fixtures.py`), and against themselves.
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use burn::tensor::Device;
+use corpus::{Borders, Packing, Tokens};
+use serde::Deserialize;
+use serve::{GeneratedIds, Generator, Sampler, Sampling, ServeError, Stop};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn folders() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/llama")
+}
+
+fn open(name: &str) -> Generator {
+    Generator::open(&folders().join(name), &Device::flex()).unwrap()
+}
+
+fn greedy() -> Sampler {
+    Sampler::new(Sampling::GREEDY).unwrap()
+}
+
+#[derive(Deserialize)]
+struct Greedy {
+    folder: String,
+    prompt: Vec<u32>,
+    tokens_max: usize,
+    ids: Vec<u32>,
+}
+
+#[test]
+fn greedy_continuations_are_those_of_transformers() {
+    let cases: Vec<Greedy> = serde_json::from_str(include_str!("fixtures/greedy.json")).unwrap();
+    let mut ended = 0;
+    for Greedy { folder, prompt, tokens_max, ids } in cases {
+        let mut seen = Vec::new();
+        let found = open(&folder).generate_ids(&prompt, tokens_max, &greedy(), |id| seen.push(id)).unwrap();
+        let reason = match ids.len() < tokens_max {
+            true => Stop::EndOfText(*ids.last().unwrap()),
+            false => Stop::TokensMax,
+        };
+        ended += usize::from(reason != Stop::TokensMax);
+        assert_eq!(seen, ids, "{folder}");
+        assert_eq!(found, GeneratedIds { ids, reason }, "{folder}");
+    }
+    assert_eq!(ended, 3, "three of the cases meet an end token");
+}
+
+/// Drawn through the cache, a continuation is the one drawn from the logits of everything read anew for each token.
+#[test]
+fn the_cache_changes_nothing() {
+    for name in ["tied", "biases", "llama3", "three_layers", "older_config", "sharded", "bf16", "f16_sharded_tied"] {
+        let generator = open(name);
+        let vocab_size = generator.architecture().vocab_size;
+        let sampler = Sampler::new(Sampling { temperature: 1.0, top_k: Some(20), top_p: Some(0.9), seed: 5 }).unwrap();
+        let mut text = vec![3, 1, 4];
+        let found = generator.generate_ids(&text, 30, &sampler, |_| ()).unwrap();
+        for (n, &id) in found.ids.iter().enumerate() {
+            let logits = generator.logits(&text).unwrap();
+            assert_eq!(logits.len(), text.len() * vocab_size);
+            // Rounding differs by 1e-6: a draw would fall on the other side of a border once in 10,000 continuations.
+            assert_eq!(sampler.draw(&logits[(text.len() - 1) * vocab_size..], n as u64), id, "{name}, token {n}");
+            text.push(id);
+        }
+        assert_eq!(generator.generate_ids(&[3, 1, 4], 30, &sampler, |_| ()).unwrap(), found, "{name}: again");
+    }
+}
+
+#[test]
+fn a_continuation_ends_where_the_model_does() {
+    let generator = open("three_layers");
+    let most = generator.architecture().max_position_embeddings;
+    for (prompt, tokens_max, n, reason) in [
+        (most - 5, 100, 5, Stop::PositionsMax),
+        (most - 5, 5, 5, Stop::TokensMax),
+        (most, 100, 0, Stop::PositionsMax),
+        (1, 0, 0, Stop::TokensMax),
+    ] {
+        let found = generator.generate_ids(&vec![7; prompt], tokens_max, &greedy(), |_| ()).unwrap();
+        assert_eq!((found.ids.len(), found.reason), (n, reason), "prompt of {prompt}, {tokens_max} asked for");
+    }
+}
+
+#[test]
+fn ids_that_cannot_be_read_are_refused() {
+    let generator = open("three_layers");
+    let most = generator.architecture().max_position_embeddings;
+    let check = |ids: &[u32], wanted: fn(&ServeError) -> bool| {
+        let error = generator.generate_ids(ids, 3, &greedy(), |_| ()).unwrap_err();
+        assert!(wanted(&error), "{error}");
+        let error = generator.logits(ids).unwrap_err();
+        assert!(wanted(&error), "{error}");
+    };
+    check(&[], |error| matches!(error, ServeError::NoIds));
+    check(&[1, 43], |error| matches!(error, ServeError::UnknownToken { id: 43, vocab_size: 43 }));
+    check(&vec![1; most + 1], |error| matches!(error, ServeError::TooLong { found: 257, most: 256 }));
+
+    let evaluate = |ids: Vec<u32>, sequence_length| {
+        let tokens = Arc::new(Tokens::from_documents(&[(ids, 1)]));
+        generator.evaluate_tokens(tokens, Packing { sequence_length, borders: Borders::Joined }).unwrap_err()
+    };
+    assert!(matches!(evaluate(vec![1, 43], 5), ServeError::UnknownToken { id: 43, vocab_size: 43 }));
+    assert!(matches!(evaluate(vec![1], most + 1), ServeError::TooLong { found: 257, most: 256 }));
+    assert!(matches!(evaluate(vec![1], 0), ServeError::Corpus(_)));
+    assert!(matches!(
+        generator.evaluate(&["x"], Packing { sequence_length: 5, borders: Borders::Joined }),
+        Err(ServeError::NoTokenizer)
+    ));
+    assert!(matches!(Generator::open(Path::new("no such folder"), &Device::flex()), Err(ServeError::Checkpoint(_))));
+}
+
+#[derive(Deserialize)]
+struct Evaluated {
+    folder: String,
+    documents: Vec<Vec<u32>>,
+    sequence_length: usize,
+    nats: f64,
+}
+
+#[test]
+fn losses_are_those_of_transformers() {
+    let cases: Vec<Evaluated> = serde_json::from_str(include_str!("fixtures/evaluation.json")).unwrap();
+    assert_eq!(cases.len(), 3);
+    for Evaluated { folder, documents, sequence_length, nats } in cases {
+        let documents: Vec<(Vec<u32>, u64)> = documents.into_iter().map(|ids| (ids, 29)).collect(); // bytes: any
+        let tokens = Arc::new(Tokens::from_documents(&documents));
+        let n_tokens = tokens.len() as u64;
+        let packing = Packing { sequence_length, borders: Borders::Joined };
+        let found = open(&folder).evaluate_tokens(tokens, packing).unwrap();
+        assert_eq!((found.n_tokens, found.n_bytes), (n_tokens, 29 * documents.len() as u64), "{folder}");
+        // Logits agree to 1e-4 and mostly to 1e-6; errors of at most 23 tokens add up.
+        assert!((found.nats - nats).abs() < 1e-3, "{folder}: {}, not {nats}", found.nats);
+    }
+}
