@@ -1,1 +1,39 @@
-//! x
+//! The commands, a file each.
+
+pub mod doctor;
+pub mod eval;
+pub mod generate;
+pub mod presets;
+pub mod report;
+pub mod simulate;
+pub mod train;
+
+use std::io::Write;
+
+/// What can be asked for.
+#[derive(clap::Subcommand)]
+pub enum Command {
+    /// Train a model, or fine-tune one; without a run file, the preset `default`.
+    Train(train::Args),
+    /// Continue a text.
+    Generate(generate::Args),
+    /// Measure loss, perplexity and bits per byte on texts, or write logits.
+    Eval(eval::Args),
+    /// Play a schedule with given costs and show where the time goes.
+    Simulate(simulate::Args),
+    /// Write a run's report.html and trace.json again.
+    Report(report::Args),
+    /// List the run files that come with the program, or print one.
+    Presets(presets::Args),
+    /// Show what this machine and this build offer.
+    Doctor(doctor::Args),
+}
+
+/// Writes to standard output. A reader that closed it early (`| head`) is no failure.
+pub fn print(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
+    }
+}

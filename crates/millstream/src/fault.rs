@@ -1,1 +1,30 @@
-//! x
+//! Whose fault a failure is: the exit code tells.
+
+use std::fmt::Display;
+
+/// Something impossible was asked for; everything else that fails is our fault.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct UserFault {
+    message: String,
+    /// Ways out, a line each.
+    pub hints: Vec<String>,
+}
+
+impl UserFault {
+    /// A fault in a sentence.
+    pub fn new(message: impl Display) -> Self {
+        Self { message: message.to_string(), hints: Vec::new() }
+    }
+
+    /// The fault with a way out.
+    pub fn hint(mut self, hint: impl Display) -> Self {
+        self.hints.push(hint.to_string());
+        self
+    }
+}
+
+/// Marks an error of a library as the user's: `read(..).map_err(users)?`.
+pub fn users(error: impl Display) -> UserFault {
+    UserFault::new(error)
+}

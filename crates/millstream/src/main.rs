@@ -1,9 +1,69 @@
 //! The command line: run files, commands, progress and the report around the library crates.
+//!
+//! Exit codes: 0 done, 1 we failed, 2 you asked for something impossible, 130 interrupted after saving.
 
 mod allocator;
 mod commands;
 mod fault;
+mod header;
+mod model_folder;
+mod out_folder;
+mod peak;
+mod progress;
+mod report;
 mod run_file;
+mod session;
+mod simulation_file;
 mod toml_file;
+mod units;
 
-fn main() {}
+use clap::Parser;
+use commands::Command;
+use fault::UserFault;
+use std::process::ExitCode;
+
+/// Counts memory by rank and category.
+#[global_allocator]
+static LEDGER: ledger::Ledger = ledger::Ledger;
+
+/// Plans, trains and serves transformer language models as pipelines of stages.
+#[derive(Parser)]
+#[command(name = "millstream", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// How a command ended when it did not fail.
+enum Outcome {
+    /// All of it.
+    Done,
+    /// Stopped by the user, state saved.
+    Interrupted,
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
+fn main() -> ExitCode {
+    allocator::keep_large_blocks();
+    let outcome = match Cli::parse().command {
+        Command::Train(args) => commands::train::run(args),
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Simulate(args) => commands::simulate::run(args),
+        Command::Report(args) => commands::report::run(args),
+        Command::Presets(args) => commands::presets::run(args),
+        Command::Doctor(args) => commands::doctor::run(args),
+    };
+    match outcome {
+        Ok(Outcome::Done) => ExitCode::SUCCESS,
+        Ok(Outcome::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            let Some(fault) = error.downcast_ref::<UserFault>() else { return ExitCode::from(1) };
+            for hint in &fault.hints {
+                eprintln!("  hint: {hint}");
+            }
+            ExitCode::from(2)
+        }
+    }
+}

@@ -9,7 +9,8 @@ mod sections;
 mod tests;
 mod write;
 
-pub use presets::{PRESETS, Preset};
+pub use pipeline::{BACKWARDS, SCHEDULES};
+pub use presets::PRESETS;
 pub use write::write;
 
 use crate::toml_file::{self, Entry, Place, Problem, Problems, Reader, Table, Value};
@@ -38,37 +39,34 @@ pub struct Request {
 /// Everything that is wrong, each with its place: text that is no TOML, unknown and missing keys, values of the wrong
 /// kind or size, values that do not fit each other, files that do not exist.
 pub fn resolve(request: &Request) -> Result<Settings, Problems> {
+    let failed = |problems| Problems::new("the run file", problems);
     let mut problems = Vec::new();
-    let (table, place) = layers(request, &mut problems);
+    let (table, place) = layers(request, &mut problems).map_err(failed)?;
     let problems = RefCell::new(problems);
     let settings = sections::settings(&Reader::new(&table, place, &problems));
     match (settings, problems.into_inner()) {
         (Some(settings), problems) if problems.is_empty() => Ok(settings),
         (_, problems) => {
             assert!(!problems.is_empty(), "a setting that could not be read was reported");
-            Err(Problems::new("the run file", problems))
+            Err(failed(problems))
         }
     }
 }
 
-/// All layers as one table, and the place to name when something is missing.
-fn layers(request: &Request, problems: &mut Vec<Problem>) -> (Table, Place) {
+/// All layers as one table, and the place to name when something is missing. Fails where the file has no layer to give:
+/// what is no TOML would only be misunderstood.
+fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Place), Vec<Problem>> {
     let (mut table, place) = match &request.file {
         None => (presets::table(&PRESETS[0]), Place::named(&PRESETS[0].source())),
         Some(path) => {
             let name = path.display().to_string();
             let place = Place::named(&name);
-            let upper = match std::fs::read_to_string(path) {
-                Ok(text) => {
-                    let (table, not_toml) = toml_file::parse(&name, &text);
-                    problems.extend(not_toml);
-                    table
-                }
-                Err(error) => {
-                    problems.push(Problem::new(place.clone(), format!("the file cannot be read: {error}")));
-                    Table::new()
-                }
-            };
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| vec![Problem::new(place.clone(), format!("the file cannot be read: {error}"))])?;
+            let (upper, not_toml) = toml_file::parse(&name, &text);
+            if !not_toml.is_empty() {
+                return Err(not_toml);
+            }
             let mut table = inherited(&upper, problems);
             put_over(&mut table, upper);
             (table, place)
@@ -82,7 +80,7 @@ fn layers(request: &Request, problems: &mut Vec<Problem>) -> (Table, Place) {
             Err(problem) => problems.push(problem),
         }
     }
-    (table, place)
+    Ok((table, place))
 }
 
 /// The preset that a file builds on, empty when it names none.
@@ -98,7 +96,8 @@ fn inherited(file: &Table, problems: &mut Vec<Problem>) -> Table {
             let names: Vec<String> = PRESETS.iter().map(|preset| format!("{:?}", preset.name)).collect();
             let text = format!("`preset` is {}, but must be {}", node.value, names.join(" or "));
             problems.push(Problem::new(node.place.clone(), text));
-            Table::new()
+            // In its place, so that not everything else is missing, too.
+            presets::table(&PRESETS[0])
         }
     }
 }

@@ -143,12 +143,12 @@ impl Generator {
         Ok(Generated { text, n_tokens, reason: stop.map_or(reason, Stop::StopString) })
     }
 
-    /// Continues token ids by ids, of which `on_id` sees each as it is drawn, the end token too. The prompt is read at once,
-    /// then one token at a time.
+    /// Continues token ids by ids, of which `on_id` sees each as it is drawn, the end token too. The prompt is read at
+    /// once, then one token at a time.
     ///
     /// # Errors
-    /// A prompt that is empty, has an id outside the vocabulary, or is longer than `max_position_embeddings`; a model whose
-    /// output is not finite.
+    /// A prompt that is empty, has an id outside the vocabulary, or is longer than `max_position_embeddings`; a model
+    /// whose output is not finite.
     pub fn generate_ids(
         &self,
         prompt: &[u32],
@@ -191,7 +191,8 @@ impl Generator {
         if found > most { Err(ServeError::TooLong { found, most }) } else { Ok(()) }
     }
 
-    /// Draws tokens until one ends the text, `on_id` asks for an end, or there is no room left: how many, and why no more.
+    /// Draws tokens until one ends the text, `on_id` asks for an end, or there is no room left: how many, and why no
+    /// more.
     fn draw(
         &self,
         prompt: &[u32],

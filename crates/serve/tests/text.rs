@@ -93,8 +93,9 @@ fn text_ends_at_stop_strings_across_tokens_at_the_end_and_at_the_most_tokens() {
     let generator = reciter(&architecture(257, Vec::new()), tokenizer.clone(), &script(&tokenizer, SCRIPT));
     let n_bytes = SCRIPT.len();
     let stopped = |stop: &str| Stop::StopString(stop.to_owned());
-    // prompt, most tokens, stop strings; text, tokens, reason
-    let cases: [(&str, usize, &[&str], &str, usize, Stop); 11] = [
+    // Prompt, most tokens, stop strings; text, tokens, reason.
+    type Case = (&'static str, usize, &'static [&'static str], &'static str, usize, Stop);
+    let cases: [Case; 11] = [
         ("", 60, &[], SCRIPT, n_bytes + 1, Stop::EndOfText(0)),
         ("The", 60, &[], &SCRIPT[3..], n_bytes - 2, Stop::EndOfText(0)),
         ("", 5, &[], "The q", 5, Stop::TokensMax),

@@ -38,7 +38,8 @@ pub(super) fn model(
         return fresh(section, tokenizer, tokens_per_row);
     }
     for key in SIZES.into_iter().filter(|key| section.has(key)) {
-        let why = format!("`model.{key}` is given beside `model.from`, whose config.json says it; take one of them out");
+        let why =
+            format!("`model.{key}` is given beside `model.from`, whose config.json says it; take one of them out");
         section.complain(key, why);
     }
     let (folder, architecture) = section.required("from", "a model's folder", trained)?;
@@ -76,7 +77,8 @@ fn fresh(section: &Reader, tokenizer: Option<&TokenizerSource>, tokens_per_row: 
         Some(head_dim) => head_dim,
         None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
         None => {
-            let wanted = format!("without `model.head_dim` it must be a multiple of num_attention_heads, which is {heads}");
+            let wanted =
+                format!("without `model.head_dim` it must be a multiple of num_attention_heads, which is {heads}");
             section.refuse("hidden_size", "", &wanted, "give head_dim");
             return None;
         }
@@ -134,7 +136,11 @@ enum Scaling {
 }
 
 fn rope_scaling(section: &Reader) -> Option<RopeScaling> {
-    let kind = section.or("rope_type", Scaling::Default, choice(&[("default", Scaling::Default), ("llama3", Scaling::Llama3)]));
+    let kind = section.or(
+        "rope_type",
+        Scaling::Default,
+        choice(&[("default", Scaling::Default), ("llama3", Scaling::Llama3)]),
+    );
     match kind? {
         Scaling::Default => {
             let keys: Vec<&str> = section.keys().filter(|key| *key != "rope_type").collect();
@@ -149,7 +155,8 @@ fn rope_scaling(section: &Reader) -> Option<RopeScaling> {
         Scaling::Llama3 => {
             let positive = || number(NumberRange::Positive);
             let factor = section.required("factor", "the divisor of low frequencies", positive());
-            let low_freq_factor = section.required("low_freq_factor", "where wavelengths are divided in full", positive());
+            let low_freq_factor =
+                section.required("low_freq_factor", "where wavelengths are divided in full", positive());
             let high_freq_factor = section.required("high_freq_factor", "where wavelengths are kept", positive());
             let original =
                 section.required("original_max_position_embeddings", "the context of the first training", whole(1));

@@ -38,7 +38,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     let partition: Option<Vec<usize>> = cut?;
     if let Some(sizes) = &partition {
         if sizes.len() != n_stages {
-            let wanted = format!("must have one size for each of the {n_stages} stages, not {}", sizes.len());
+            let wanted = format!("must have one size for each stage, {n_stages} in all, not {}", sizes.len());
             section.refuse("cut", "", &wanted, "change `cut` or `stages`, or write \"balanced\"");
         } else if let Some(architecture) = architecture
             && Partition::new(architecture, sizes).is_err()
@@ -52,7 +52,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     }
     let ranks: Vec<usize> = ranks?.unwrap_or_else(|| (0..n_stages).collect());
     if ranks.len() != n_stages {
-        let wanted = format!("must have one rank for each of the {n_stages} stages, not {}", ranks.len());
+        let wanted = format!("must have one rank for each stage, {n_stages} in all, not {}", ranks.len());
         section.refuse("ranks", "", &wanted, "change `ranks` or `stages`");
         return None;
     }
@@ -63,7 +63,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     }
     let devices: Vec<String> = devices?.unwrap_or_else(|| vec!["cpu".to_owned(); n_ranks]);
     if devices.len() != n_ranks {
-        let wanted = format!("must have one device for each of the {n_ranks} ranks, not {}", devices.len());
+        let wanted = format!("must have one device for each rank, {n_ranks} in all, not {}", devices.len());
         section.refuse("devices", "", &wanted, "change `devices` or the number of ranks");
     }
     let checkpointing = match recompute? {
@@ -71,7 +71,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         Recompute::Each(each) => each,
     };
     if checkpointing.len() != n_stages {
-        let wanted = format!("must have one word for each of the {n_stages} stages, not {}", checkpointing.len());
+        let wanted = format!("must have one word for each stage, {n_stages} in all, not {}", checkpointing.len());
         section.refuse("recompute", "", &wanted, "change it or write one word for all");
     }
     let grids = ranks.iter().map(|&rank| Grid::single(Rank(rank))).collect();

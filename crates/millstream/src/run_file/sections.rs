@@ -1,7 +1,7 @@
 //! The sections of a run file, those on the model and the pipeline apart.
 
 use super::{model, pipeline};
-use crate::toml_file::{NumberRange, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
+use crate::toml_file::{Node, NumberRange, Parsed, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
 use std::path::PathBuf;
 use train::{
     BatchSettings, CheckpointSettings, DataSettings, LearningRate, OptimizerSettings, SampleSettings, Settings,
@@ -49,7 +49,7 @@ pub(super) fn settings(run: &Reader) -> Option<Settings> {
 }
 
 /// A path that leads to something.
-fn existing(node: &crate::toml_file::Node) -> Result<PathBuf, Wrong> {
+fn existing(node: &Node) -> Parsed<PathBuf> {
     let path = PathBuf::from(text(node)?);
     if path.exists() { Ok(path) } else { Err(Wrong::new(node, "a file or folder that exists")) }
 }
@@ -84,8 +84,7 @@ fn tokenizer(section: &Reader, model: &Reader) -> Option<TokenizerSource> {
         (None, None) => match model.optional("from", text)? {
             Some(folder) => Some(TokenizerSource::File(PathBuf::from(folder).join("tokenizer.json"))),
             None => {
-                let why = "`tokenizer.vocab_size` is missing; give it to train a tokenizer, or `tokenizer.file` to load one";
-                section.complain("vocab_size", why.into());
+                section.missing("vocab_size", "the entries of a tokenizer to train; or give `file` to load one");
                 None
             }
         },
@@ -119,7 +118,8 @@ fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> 
     let peak = section.required("learning_rate", "the highest learning rate", number(NumberRange::Positive));
     let minimum = section.or("minimum_learning_rate", 0.0, number(NumberRange::NotNegative));
     let warmup_steps = section.or("warmup_steps", 0, whole(0));
-    let decay = section.or("decay", Decay::Cosine, choice(&[("cosine", Decay::Cosine), ("wsd", Decay::WarmupStableDecay)]));
+    let decay =
+        section.or("decay", Decay::Cosine, choice(&[("cosine", Decay::Cosine), ("wsd", Decay::WarmupStableDecay)]));
     let decay_steps = section.optional("decay_steps", whole(1));
     let beta1 = section.or("beta1", 0.9, number(NumberRange::BelowOne));
     let beta2 = section.or("beta2", 0.95, number(NumberRange::BelowOne));
@@ -129,8 +129,8 @@ fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> 
 
     let (peak, minimum, warmup_steps): (f64, f64, u64) = (peak?, minimum?, warmup_steps?);
     if minimum > peak {
-        let wanted = format!("must not exceed `optimizer.learning_rate`, which is {peak:?}");
-        section.refuse("minimum_learning_rate", "", &wanted, "the rate falls to it");
+        let wanted = format!("the rate falls to it from `optimizer.learning_rate`, which is {peak:?}");
+        section.refuse("minimum_learning_rate", "", &wanted, "use that or less");
     }
     let learning_rate = match (decay?, decay_steps?) {
         (Decay::Cosine, None) => LearningRate::Cosine { peak, minimum, warmup_steps },
@@ -142,7 +142,12 @@ fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> 
             return None;
         }
         (Decay::WarmupStableDecay, None) => {
-            section.complain("decay", "`optimizer.decay_steps` is missing; with \"wsd\" it gives the steps of decay at the end".into());
+            section.refuse(
+                "decay",
+                "",
+                "then `optimizer.decay_steps` must say how long",
+                "give it, or set decay = \"cosine\"",
+            );
             return None;
         }
     };
@@ -152,12 +157,15 @@ fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> 
     };
     let moving = warmup_steps.saturating_add(decay_steps);
     if let Some(steps) = steps.filter(|&steps| moving > steps) {
-        let (what, key) = match decay_steps {
-            0 => ("must not exceed `steps`".to_owned(), "warmup_steps"),
-            decay => (format!("with {decay} decay steps it must not exceed `steps`"), "warmup_steps"),
-        };
-        let most = steps.saturating_sub(decay_steps);
-        section.refuse(key, "0", &format!("{what}, which is {steps}"), &format!("use {most} or less, or train longer"));
+        let decay = if decay_steps > 0 { format!(" with {decay_steps} decay steps") } else { String::new() };
+        let wanted = format!("it must fit into the run{decay}, and `steps` is {steps}");
+        match steps.checked_sub(decay_steps) {
+            Some(most) => section.refuse("warmup_steps", "0", &wanted, &format!("use {most} or less, or train longer")),
+            None => {
+                let wanted = format!("it must fit into the run, and `steps` is {steps}");
+                section.refuse("decay_steps", "", &wanted, &format!("use {steps} or less, or train longer"));
+            }
+        }
     }
     Some(OptimizerSettings {
         learning_rate,

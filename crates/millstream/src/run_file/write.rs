@@ -9,7 +9,8 @@ use train::{LearningRate, ModelSource, Settings, TokenizerSource};
 
 /// The run file that means exactly these settings: every key, defaults spelled out.
 pub fn write(settings: &Settings) -> String {
-    let mut file = File("# The run as resolved: every key with the value it had. `millstream train` reads it back.\n\n".into());
+    let mut file =
+        File("# The run as resolved: every key with the value it had. `millstream train` reads it back.\n\n".into());
     file.key("seed", settings.seed);
     file.key("steps", settings.steps);
 

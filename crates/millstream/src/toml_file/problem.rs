@@ -49,11 +49,12 @@ fn joined(what: &str, problems: &[Problem]) -> String {
     format!("{what} cannot be used: {count}{}", lines.concat())
 }
 
-/// The candidate that `word` was most likely meant to be: at most a third of its letters differ.
-pub(super) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let far = word.chars().count().div_ceil(3).max(1);
-    let near = candidates.into_iter().map(|candidate| (edits(word, candidate), candidate));
-    near.filter(|&(distance, _)| distance <= far).min().map(|(_, candidate)| candidate)
+/// The candidate that `word` was most likely meant to be: at most a third of its letters differ, or it begins so.
+pub(super) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
+    let far = word.chars().count().div_ceil(3);
+    let near = candidates.clone().map(|candidate| (edits(word, candidate), candidate));
+    let near = near.filter(|&(distance, _)| distance <= far).min().map(|(_, candidate)| candidate);
+    near.or_else(|| candidates.clone().find(|candidate| word.len() > 2 && candidate.starts_with(word)))
 }
 
 /// Levenshtein's distance, in letters.
@@ -82,7 +83,11 @@ mod tests {
             assert_eq!(edits(a, b), distance, "{a} {b}");
             assert_eq!(edits(b, a), distance, "{b} {a}");
         }
-        assert_eq!(nearest("stesp", ["seed", "steps", "stages"]), Some("steps"));
-        assert_eq!(nearest("learning", ["seed", "steps", "stages"]), None);
+        let words = ["seed", "steps", "stages", "microbatches"];
+        for (word, meant) in
+            [("stesp", Some("steps")), ("micro", Some("microbatches")), ("learning", None), ("x", None)]
+        {
+            assert_eq!(nearest(word, words.into_iter()), meant, "{word}");
+        }
     }
 }

@@ -9,8 +9,7 @@ use std::cell::RefCell;
 
 /// Reads one table. Keys that were never asked for are reported when it is dropped.
 pub struct Reader<'a> {
-    /// `None` when the section is absent.
-    table: Option<&'a Table>,
+    section: Section<'a>,
     /// `pipeline.`; empty at the top.
     path: String,
     place: Place,
@@ -18,12 +17,22 @@ pub struct Reader<'a> {
     known: RefCell<Vec<&'static str>>,
 }
 
+#[derive(Clone, Copy)]
+enum Section<'a> {
+    Given(&'a Table),
+    Absent,
+    /// Something else stands in its place, which is reported: what it would hold is not missing as well.
+    Unreadable,
+}
+
 /// What a parser yields.
-pub type Parsed<T> = Result<T, Wrong>;
+pub type Parsed<T> = Result<T, Box<Wrong>>;
 
 /// A value that cannot be used.
 pub struct Wrong {
     place: Place,
+    /// `an item of ` for an item of a list.
+    of: &'static str,
     found: String,
     wanted: String,
     way_out: Option<String>,
@@ -31,30 +40,39 @@ pub struct Wrong {
 
 impl Wrong {
     /// `node` is not what is `wanted` ("a whole number").
-    pub fn new(node: &Node, wanted: impl Into<String>) -> Self {
-        Self { place: node.place.clone(), found: node.value.to_string(), wanted: wanted.into(), way_out: None }
+    pub fn new(node: &Node, wanted: impl Into<String>) -> Box<Self> {
+        let found = node.value.to_string();
+        Box::new(Self { place: node.place.clone(), of: "", found, wanted: wanted.into(), way_out: None })
     }
 }
 
 impl<'a> Reader<'a> {
     /// Reads the top of a file; `place` is the file.
     pub fn new(table: &'a Table, place: Place, problems: &'a RefCell<Vec<Problem>>) -> Self {
-        Self { table: Some(table), path: String::new(), place, problems, known: RefCell::default() }
+        Self { section: Section::Given(table), path: String::new(), place, problems, known: RefCell::default() }
     }
 
     /// The section `key`; an absent one reads as empty.
     pub fn section(&self, key: &'static str) -> Reader<'a> {
         let entry = self.entry(key);
-        let table = entry.and_then(|entry| match &entry.node.value {
-            Value::Table(table) => Some(table),
-            other => {
-                self.wrong(key, &entry.node.place, &other.to_string(), &format!("must be a section [{key}]"), None);
-                None
+        let section = match entry.map(|entry| &entry.node) {
+            None => Section::Absent,
+            Some(Node { value: Value::Table(table), .. }) => Section::Given(table),
+            Some(Node { place, value }) => {
+                self.wrong(
+                    "",
+                    key,
+                    place,
+                    &value.to_string(),
+                    &format!("must be a section [{}{key}]", self.path),
+                    None,
+                );
+                Section::Unreadable
             }
-        });
+        };
         let place = entry.map_or_else(|| self.place.clone(), |entry| entry.node.place.clone());
         let path = format!("{}{key}.", self.path);
-        Reader { table, path, place, problems: self.problems, known: RefCell::default() }
+        Reader { section, path, place, problems: self.problems, known: RefCell::default() }
     }
 
     /// The value of `key`, reported as missing when absent; `what` says what it gives.
@@ -62,7 +80,7 @@ impl<'a> Reader<'a> {
         match self.optional(key, parse)? {
             Some(value) => Some(value),
             None => {
-                self.say(&self.place, format!("`{}{key}` is missing; it gives {what}", self.path));
+                self.missing(key, what);
                 None
             }
         }
@@ -78,8 +96,9 @@ impl<'a> Reader<'a> {
         let Some(entry) = self.entry(key) else { return Some(None) };
         match parse(&entry.node) {
             Ok(value) => Some(Some(value)),
-            Err(Wrong { place, found, wanted, way_out }) => {
-                self.wrong(key, &place, &found, &format!("must be {wanted}"), way_out.as_deref());
+            Err(wrong) => {
+                let Wrong { place, of, found, wanted, way_out } = *wrong;
+                self.wrong(of, key, &place, &found, &format!("must be {wanted}"), way_out.as_deref());
                 None
             }
         }
@@ -92,22 +111,39 @@ impl<'a> Reader<'a> {
 
     /// The keys that are given.
     pub fn keys(&self) -> impl Iterator<Item = &'a str> {
-        self.table.into_iter().flat_map(|table| table.keys().map(String::as_str))
+        self.table().into_iter().flat_map(|table| table.keys().map(String::as_str))
     }
 
     /// Reports that the value of `key`, which can be read, does not do: "`rows` is 10, but {wanted}; {way_out}". An
     /// absent key is shown with `default`, what it stands for.
     pub fn refuse(&self, key: &'static str, default: &str, wanted: &str, way_out: &str) {
         match self.entry(key) {
-            Some(entry) => self.wrong(key, &entry.node.place, &entry.node.value.to_string(), wanted, Some(way_out)),
-            None => self.wrong(key, &self.place, &format!("{default} (the default)"), wanted, Some(way_out)),
+            Some(entry) => self.wrong("", key, &entry.node.place, &entry.node.value.to_string(), wanted, Some(way_out)),
+            None => self.wrong("", key, &self.place, &format!("{default} (the default)"), wanted, Some(way_out)),
         }
     }
 
     /// Reports a sentence at the place of `key`, or of the section when it is absent.
     pub fn complain(&self, key: &str, text: String) {
-        let place = self.table.and_then(|table| table.get(key)).map_or(&self.place, |entry| &entry.node.place);
-        self.say(place, text);
+        let entry = self.table().and_then(|table| table.get(key));
+        self.say(entry.map_or(&self.place, |entry| &entry.node.place), text);
+    }
+
+    /// Reports that `key` is missing; `what` says what it gives.
+    pub fn missing(&self, key: &str, what: &str) {
+        match self.section {
+            Section::Unreadable => {}
+            Section::Given(_) | Section::Absent => {
+                self.say(&self.place, format!("`{}{key}` is missing; it gives {what}", self.path));
+            }
+        }
+    }
+
+    fn table(&self) -> Option<&'a Table> {
+        match self.section {
+            Section::Given(table) => Some(table),
+            Section::Absent | Section::Unreadable => None,
+        }
     }
 
     fn entry(&self, key: &'static str) -> Option<&'a Entry> {
@@ -115,12 +151,12 @@ impl<'a> Reader<'a> {
         if !known.contains(&key) {
             known.push(key);
         }
-        self.table.and_then(|table| table.get(key))
+        self.table()?.get(key)
     }
 
-    fn wrong(&self, key: &str, place: &Place, found: &str, wanted: &str, way_out: Option<&str>) {
+    fn wrong(&self, of: &str, key: &str, place: &Place, found: &str, wanted: &str, way_out: Option<&str>) {
         let way_out = way_out.map(|way| format!("; {way}")).unwrap_or_default();
-        self.say(place, format!("`{}{key}` is {found}, but {wanted}{way_out}", self.path));
+        self.say(place, format!("{of}`{}{key}` is {found}, but {wanted}{way_out}", self.path));
     }
 
     fn say(&self, place: &Place, text: String) {
@@ -131,7 +167,7 @@ impl<'a> Reader<'a> {
 impl Drop for Reader<'_> {
     fn drop(&mut self) {
         let known = self.known.borrow();
-        for (key, entry) in self.table.into_iter().flatten().filter(|(key, _)| !known.contains(&key.as_str())) {
+        for (key, entry) in self.table().into_iter().flatten().filter(|(key, _)| !known.contains(&key.as_str())) {
             let way_out = match nearest(key, known.iter().copied()) {
                 Some(meant) => format!("did you mean `{meant}`?"),
                 None => format!("the keys here are {}", known.join(", ")),
@@ -219,7 +255,7 @@ pub fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Node) ->
 pub fn list<T>(item: impl Fn(&Node) -> Parsed<T>) -> impl Fn(&Node) -> Parsed<Vec<T>> {
     move |node| match &node.value {
         Value::List(items) => items.iter().map(&item).collect::<Parsed<Vec<T>>>().map_err(|mut wrong| {
-            wrong.wanted = format!("a list, every item {}", wrong.wanted);
+            wrong.of = "an item of ";
             wrong
         }),
         _ => Err(Wrong::new(node, "a list")),
@@ -231,7 +267,9 @@ pub fn or_word<T>(word: &'static str, parse: impl Fn(&Node) -> Parsed<T>) -> imp
     move |node| match &node.value {
         Value::Text(found) if found == word => Ok(None),
         _ => parse(node).map(Some).map_err(|mut wrong| {
-            wrong.wanted = format!("{} or {word:?}", wrong.wanted);
+            if wrong.of.is_empty() {
+                wrong.wanted = format!("{} or {word:?}", wrong.wanted);
+            }
             wrong
         }),
     }

@@ -1,0 +1,121 @@
+//! `millstream doctor`.
+
+use crate::peak::{self, MatmulPeak};
+use crate::report::Machine;
+use crate::{Outcome, units};
+use serde::Serialize;
+use std::time::Duration;
+use sysinfo::Disks;
+
+/// How to answer.
+#[derive(clap::Args)]
+pub struct Args {
+    /// Answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What this machine and this build offer.
+#[derive(Serialize)]
+struct Diagnosis {
+    version: &'static str,
+    machine: Machine,
+    free_memory_bytes: u64,
+    simd: Vec<&'static str>,
+    backends: [Backend; 2],
+    /// Of the disk that holds the current folder; absent when no disk is known to.
+    free_disk_bytes: Option<u64>,
+    matmul_peak: MatmulPeak,
+    memory_gbytes_per_s: f64,
+}
+
+#[derive(Serialize)]
+struct Backend {
+    device: &'static str,
+    available: bool,
+    why: &'static str,
+}
+
+/// Measures for about three seconds and prints.
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let diagnosis = diagnose()?;
+    let text = if args.json { serde_json::to_string_pretty(&diagnosis)? + "\n" } else { page(&diagnosis) };
+    super::print(&text)?;
+    Ok(Outcome::Done)
+}
+
+fn diagnose() -> anyhow::Result<Diagnosis> {
+    let mut system = sysinfo::System::new()?;
+    system.refresh_memory();
+    let here = std::env::current_dir()?;
+    let disks = Disks::new_with_refreshed_list()?;
+    let disk = disks.iter().filter(|disk| here.starts_with(disk.mount_point()));
+    let disk = disk.max_by_key(|disk| disk.mount_point().components().count());
+    Ok(Diagnosis {
+        version: env!("CARGO_PKG_VERSION"),
+        machine: Machine::here(),
+        free_memory_bytes: system.available_memory(),
+        simd: simd(),
+        backends: [
+            Backend { device: "cpu", available: true, why: "burn's flex backend with our kernels" },
+            Backend { device: "cuda", available: false, why: "not part of this build" },
+        ],
+        free_disk_bytes: disk.map(sysinfo::Disk::available_space),
+        matmul_peak: peak::matmul_peak(Duration::from_secs(2)),
+        memory_gbytes_per_s: peak::memory_gbytes_per_s(Duration::from_secs(1)),
+    })
+}
+
+fn page(diagnosis: &Diagnosis) -> String {
+    let Diagnosis { machine, matmul_peak, .. } = diagnosis;
+    let cores = match machine.physical_cores {
+        Some(physical) => format!("{physical} physical, {} logical", machine.logical_cores),
+        None => format!("{} logical", machine.logical_cores),
+    };
+    let available = match machine.available_cores == machine.logical_cores {
+        true => String::new(),
+        false => format!(", {} available to this process", machine.available_cores),
+    };
+    let memory = format!("{}, {} free", units::bytes(machine.memory_bytes), units::bytes(diagnosis.free_memory_bytes));
+    let disk =
+        diagnosis.free_disk_bytes.map_or("unknown".to_owned(), |free| format!("{} free here", units::bytes(free)));
+    let backends: Vec<String> = diagnosis
+        .backends
+        .iter()
+        .map(|backend| format!("{} {} ({})", backend.device, if backend.available { "yes" } else { "no" }, backend.why))
+        .collect();
+    let product = format!(
+        "{:.0} GFLOP/s on 1 thread, {:.0} on {} (f32, 2048 cubed)",
+        matmul_peak.one_thread_gflops, matmul_peak.all_cores_gflops, machine.available_cores
+    );
+    let rows = [
+        ("millstream", diagnosis.version.to_owned()),
+        ("system", machine.system.clone()),
+        ("processor", machine.cpu.clone()),
+        ("cores", cores + &available),
+        ("SIMD", diagnosis.simd.join(" ")),
+        ("memory", memory),
+        ("bandwidth", format!("{:.1} GB/s", diagnosis.memory_gbytes_per_s)),
+        ("product", product),
+        ("disk", disk),
+        ("devices", backends.join(", ")),
+    ];
+    rows.into_iter().map(|(name, value)| format!("{name:<12}{value}\n")).collect()
+}
+
+/// Instruction sets our kernels know, where this machine has them.
+fn simd() -> Vec<&'static str> {
+    let mut found = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        let all = [
+            ("avx2", std::is_x86_feature_detected!("avx2")),
+            ("fma", std::is_x86_feature_detected!("fma")),
+            ("avx512f", std::is_x86_feature_detected!("avx512f")),
+        ];
+        found.extend(all.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)));
+    }
+    #[cfg(target_arch = "aarch64")]
+    found.extend(std::arch::is_aarch64_feature_detected!("neon").then_some("neon"));
+    found
+}

@@ -1,0 +1,113 @@
+//! What this machine can do at most, measured: the yardstick of a run's speed.
+
+use gemm::Parallelism;
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, Instant};
+
+/// Sides of the product that is timed.
+const SIDE: usize = 2048;
+
+/// Floating-point operations per second of a large f32 product, the best of several.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MatmulPeak {
+    /// On one thread, in GFLOP/s.
+    pub one_thread_gflops: f64,
+    /// On all cores of the current thread pool, in GFLOP/s.
+    pub all_cores_gflops: f64,
+}
+
+/// Times products of 2048-cubed matrices for about `budget` in all, at least two of each kind. Alternates, so that a
+/// busy neighbour slows both kinds.
+pub fn matmul_peak(budget: Duration) -> MatmulPeak {
+    let (lhs, rhs) = (matrix(3), matrix(5));
+    let mut product = vec![0.0; SIDE * SIDE];
+    let mut peak = MatmulPeak { one_thread_gflops: 0.0, all_cores_gflops: 0.0 };
+    let begin = Instant::now();
+    let mut n_rounds = 0;
+    while n_rounds < 2 || begin.elapsed() < budget {
+        peak.one_thread_gflops = peak.one_thread_gflops.max(gflops(&mut product, &lhs, &rhs, Parallelism::None));
+        peak.all_cores_gflops = peak.all_cores_gflops.max(gflops(&mut product, &lhs, &rhs, Parallelism::Rayon(0)));
+        n_rounds += 1;
+    }
+    peak
+}
+
+fn gflops(product: &mut [f32], lhs: &[f32], rhs: &[f32], parallelism: Parallelism) -> f64 {
+    let stride = SIDE as isize;
+    let begin = Instant::now();
+    // SAFETY: three row-major matrices of SIDE x SIDE elements, the product not shared.
+    unsafe {
+        gemm::gemm(
+            SIDE,
+            SIDE,
+            SIDE,
+            product.as_mut_ptr(),
+            1,
+            stride,
+            false,
+            lhs.as_ptr(),
+            1,
+            stride,
+            rhs.as_ptr(),
+            1,
+            stride,
+            0.0,
+            1.0,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+    let gflops = 2e-9 * (SIDE as f64).powi(3) / begin.elapsed().as_secs_f64();
+    std::hint::black_box(product);
+    gflops
+}
+
+/// Small whole numbers, so that no value is special.
+fn matrix(step: usize) -> Vec<f32> {
+    (0..SIDE * SIDE).map(|i| (i * step % 17) as f32).collect()
+}
+
+/// Memory bandwidth of `a[i] = b[i] + 3 c[i]` on all cores, in GB/s counting two reads and a write; the best of about
+/// `budget`. Arrays of 96 MB in all lie outside every cache.
+pub fn memory_gbytes_per_s(budget: Duration) -> f64 {
+    use rayon::prelude::*;
+    const LENGTH: usize = 8 << 20;
+    const CHUNK: usize = 1 << 16;
+    let (b, c) = (vec![1.0_f32; LENGTH], vec![2.0_f32; LENGTH]);
+    let mut a = vec![0.0_f32; LENGTH];
+    let mut best = 0.0_f64;
+    let begin = Instant::now();
+    while best == 0.0 || begin.elapsed() < budget {
+        let round = Instant::now();
+        a.par_chunks_mut(CHUNK).zip(b.par_chunks(CHUNK)).zip(c.par_chunks(CHUNK)).for_each(|((a, b), c)| {
+            for ((a, b), c) in a.iter_mut().zip(b).zip(c) {
+                *a = b + 3.0 * c;
+            }
+        });
+        best = best.max(12e-9 * LENGTH as f64 / round.elapsed().as_secs_f64());
+        std::hint::black_box(&mut a);
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The product that is timed is a product: an element against the sum that defines it, exact in whole numbers.
+    #[test]
+    fn the_timed_product_is_right() {
+        let (lhs, rhs) = (matrix(3), matrix(5));
+        let mut product = vec![0.0; SIDE * SIDE];
+        for parallelism in [Parallelism::None, Parallelism::Rayon(0)] {
+            product.fill(f32::NAN);
+            assert!(gflops(&mut product, &lhs, &rhs, parallelism) > 0.0);
+            for (row, column) in [(0, 0), (7, 1999), (2047, 2047)] {
+                let sum: f32 = (0..SIDE).map(|k| lhs[row * SIDE + k] * rhs[k * SIDE + column]).sum();
+                assert_eq!(product[row * SIDE + column], sum, "element {row} {column}");
+            }
+        }
+    }
+}

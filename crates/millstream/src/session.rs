@@ -1,0 +1,280 @@
+//! One training session: from resolved settings to a folder with everything a run leaves.
+
+use crate::header::{header, stages};
+use crate::out_folder::OutFolder;
+use crate::peak::matmul_peak;
+use crate::progress::Progress;
+use crate::report::{
+    self, Machine, ModelSummary, Sample, Status, StepSummary, Summary, TimelineFile, Timelines, ValidationSummary,
+    Yardsticks,
+};
+use crate::units::{bytes, seconds};
+use crate::{Outcome, fault};
+use anyhow::Context;
+use burn::tensor::Device;
+use mesh::Rank;
+use serve::{Generator, Options, Sampler, Sampling};
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use train::{CHECKPOINTS, Ended, Event, Resume, Settings, StepMetrics, Trainer, ValidationMetrics};
+
+/// Name of the exported model's folder within a run's.
+pub const MODEL: &str = "model";
+
+/// Time for the matrix products that say what this machine can do at most: long enough for the best of a few.
+const PEAK_BUDGET: Duration = Duration::from_millis(700);
+
+/// Trains as the settings say, into `folder`.
+///
+/// # Errors
+/// What the inputs or the disk have wrong; a run that failed on its way has its report, and its checkpoints stay.
+pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyhow::Result<Outcome> {
+    let start = Instant::now();
+    let path = folder.path().to_owned();
+    let interrupted = interrupt_flag()?;
+    let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
+    let mut trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume).map_err(|error| by_fault(error))?;
+    show(&header(&settings, &trainer, &path))?;
+    // The prediction is on disk before the first step that it predicts.
+    let mut timelines = Timelines { predicted: Some(TimelineFile::from(&trainer.plan().predicted)), measured: None };
+    timelines.write(&path)?;
+    folder.keep();
+
+    let mut seen = Seen::new(&path, &settings, trainer.step())?;
+    let ended = trainer.run(&interrupted, Some(peak * 1e9), |event| seen.take(&event));
+    seen.finish()?;
+    timelines.measured = middle_step(&trainer).map(TimelineFile::from);
+    timelines.write(&path)?;
+    let mut summary = summarise(&settings, &trainer, &seen, peak)?;
+    let outcome = match ended {
+        Ok(Ended::Finished) => {
+            summary.sample = finish(&settings, &trainer, &path)?;
+            Ok(Outcome::Done)
+        }
+        Ok(Ended::Interrupted) => {
+            summary.status = Status::Interrupted;
+            Ok(Outcome::Interrupted)
+        }
+        Err(error) => {
+            summary.status = Status::Failed(error.to_string());
+            Err(by_fault(error))
+        }
+    };
+    summary.wall_s = Some(start.elapsed().as_secs_f64());
+    summary.write(&path)?;
+    let page = report::write_report(&path)?;
+    show(&closing(&summary, &trainer, &path, &page))?;
+    outcome
+}
+
+/// Events as they come: to the screen and to `metrics.jsonl`.
+struct Seen {
+    progress: Progress,
+    metrics: File,
+    last_steps: Vec<StepMetrics>,
+    validation: Option<ValidationMetrics>,
+    /// The first failure to write; training goes on, and the run's end reports it.
+    failure: Option<std::io::Error>,
+}
+
+/// Steps whose losses are averaged for the summary.
+const LAST_STEPS: usize = 20;
+
+impl Seen {
+    fn new(folder: &Path, settings: &Settings, done_before: u64) -> anyhow::Result<Self> {
+        let path = folder.join("metrics.jsonl");
+        let metrics = File::options().create(true).append(true).open(&path);
+        Ok(Self {
+            progress: Progress::new(settings.steps, done_before),
+            metrics: metrics.with_context(|| format!("{} cannot be written", path.display()))?,
+            last_steps: Vec::new(),
+            validation: None,
+            failure: None,
+        })
+    }
+
+    fn take(&mut self, event: &Event) {
+        match event {
+            Event::Step(step) => {
+                self.last_steps.push(step.clone());
+                let surplus = self.last_steps.len().saturating_sub(LAST_STEPS);
+                self.last_steps.drain(..surplus);
+            }
+            Event::Validation(validation) => self.validation = Some(validation.clone()),
+            Event::Checkpoint { .. } => {}
+        }
+        let line = report::line(event).unwrap_or_default();
+        let written = self.metrics.write_all(line.as_bytes()).and_then(|()| self.progress.show(event, show));
+        if let Err(error) = written {
+            self.failure.get_or_insert(error);
+        }
+    }
+
+    fn finish(&mut self) -> anyhow::Result<()> {
+        self.progress.finish();
+        match self.failure.take() {
+            None => Ok(()),
+            Some(error) => Err(error).context("metrics.jsonl is not complete"),
+        }
+    }
+}
+
+/// Exports the model and lets it write.
+fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Result<Option<Sample>> {
+    let model = folder.join(MODEL);
+    if model.exists() {
+        // A resumed run that had finished before: the model is made anew from the last checkpoint.
+        std::fs::remove_dir_all(&model).with_context(|| format!("{} cannot be replaced", model.display()))?;
+    }
+    trainer.export(&model)?;
+    let wanted = &settings.sample;
+    if wanted.tokens == 0 {
+        return Ok(None);
+    }
+    let sampling = Sampling {
+        temperature: wanted.temperature,
+        top_k: wanted.top_k,
+        top_p: None,
+        seed: settings.seed,
+    };
+    let options = Options { tokens_max: wanted.tokens, sampler: Sampler::new(sampling)?, stop: Vec::new() };
+    let generator = Generator::open(&model, &Device::flex())?;
+    let generated = generator.generate(&wanted.prompt, &options, |_| ())?;
+    Ok(Some(Sample { prompt: wanted.prompt.clone(), text: generated.text }))
+}
+
+fn summarise(settings: &Settings, trainer: &Trainer, seen: &Seen, peak: f64) -> anyhow::Result<Summary> {
+    let (architecture, plan) = (trainer.architecture(), trainer.plan());
+    let yardsticks = trainer.corpus().yardsticks()?;
+    let losses = seen.last_steps.iter().map(|step| step.loss);
+    let mean = losses.sum::<f64>() / seen.last_steps.len() as f64;
+    Ok(Summary {
+        status: Status::Finished,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        model: Some(ModelSummary {
+            family: format!("{:?}", architecture.family),
+            parameters: architecture.n_parameters() as u64,
+            blocks: architecture.blocks().len(),
+            vocabulary: architecture.vocab_size,
+            sequence_length: settings.data.sequence_length,
+        }),
+        stages: stages(trainer),
+        schedule: Some(plan.schedule.name.clone()),
+        microbatches: Some(settings.batch.microbatches),
+        rows: Some(settings.batch.rows),
+        devices: settings.pipeline.devices.clone(),
+        cores: Some(plan.spec.cores.iter().map(|cores| cores.permits * cores.threads).sum()),
+        predicted: Some(StepSummary::of(&plan.predicted)),
+        measured: middle_step(trainer).map(StepSummary::of),
+        steps: trainer.step(),
+        train_loss: (!seen.last_steps.is_empty()).then_some(mean),
+        validation: seen.validation.as_ref().map(|validation| ValidationSummary {
+            loss: validation.loss,
+            perplexity: validation.perplexity,
+            bits_per_byte: validation.bits_per_byte,
+        }),
+        yardsticks: Some(Yardsticks {
+            unigram_nats_per_token: yardsticks.unigram_nats_per_token,
+            unigram_bits_per_byte: yardsticks.unigram_bits_per_byte,
+            xz_bits_per_byte: yardsticks.xz_bits_per_byte,
+            text_bytes: yardsticks.text_bytes,
+        }),
+        sample: None,
+        machine: Some(Machine::here()),
+        matmul_gflops: Some(peak),
+        wall_s: None,
+    })
+}
+
+/// The last steps' timeline of median length.
+fn middle_step(trainer: &Trainer) -> Option<&simulate::Timeline> {
+    let mut steps: Vec<&simulate::Timeline> = trainer.measured().iter().collect();
+    steps.sort_by(|a, b| a.makespan_s().total_cmp(&b.makespan_s()));
+    steps.get(steps.len() / 2).copied()
+}
+
+/// What a person reads at the end.
+fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> String {
+    let mut lines = String::from("\n");
+    if let (Some(validation), Some(yardsticks)) = (&summary.validation, &summary.yardsticks) {
+        lines += &format!(
+            "validation loss  {:.3} nats per token, perplexity {:.1}; without context (unigram entropy) {:.3}: {:.3} better\n",
+            validation.loss,
+            validation.perplexity,
+            yardsticks.unigram_nats_per_token,
+            yardsticks.unigram_nats_per_token - validation.loss
+        );
+        lines += &format!(
+            "bits per byte    {:.3}; xz -9 needs {:.3} for the same text, single tokens {:.3}\n",
+            validation.bits_per_byte, yardsticks.xz_bits_per_byte, yardsticks.unigram_bits_per_byte
+        );
+    }
+    if let (Some(predicted), Some(measured)) = (&summary.predicted, &summary.measured) {
+        lines += &format!(
+            "step time        {} measured, {} predicted; peak memory",
+            seconds(measured.step_s),
+            seconds(predicted.step_s)
+        );
+        for rank in 0..measured.peak_bytes.len() {
+            let peak = |timeline: &simulate::Timeline| bytes(timeline.peak_bytes(Rank(rank)));
+            let measured = middle_step(trainer).map(peak).unwrap_or_default();
+            lines += &format!(" {}rank {rank} {measured} (predicted {})", if rank > 0 { ", " } else { "" }, peak(&trainer.plan().predicted));
+        }
+        lines += "\n";
+    }
+    if let Some(sample) = &summary.sample {
+        lines += &format!("\n{}{}\n", sample.prompt, sample.text);
+    }
+    lines += "\n";
+    let mut written = |name: &str, path: &Path| {
+        if path.exists() {
+            lines += &format!("{name:<17}{}\n", path.display());
+        }
+    };
+    written("report", page);
+    written("model", &folder.join(MODEL));
+    written("checkpoints", &folder.join(CHECKPOINTS));
+    written("metrics", &folder.join("metrics.jsonl"));
+    written("trace (Perfetto)", &folder.join("trace.json"));
+    if summary.status == Status::Interrupted {
+        lines += &format!("\ninterrupted after step {}; go on with: millstream train --resume {}\n", summary.steps, folder.display());
+    }
+    lines
+}
+
+/// Raised by Ctrl-C and by a request to terminate; a second one ends the process at once.
+fn interrupt_flag() -> anyhow::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let raised = flag.clone();
+    ctrlc::set_handler(move || {
+        if raised.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    })
+    .context("the handler for Ctrl-C cannot be installed")?;
+    Ok(flag)
+}
+
+/// Where token caches live: the user's cache folder, or the run's own where there is none.
+fn cache_folder(run: &Path) -> PathBuf {
+    let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
+    let base = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).filter(|base| base.is_absolute());
+    base.map_or_else(|| run.join("cache"), |base| base.join("millstream"))
+}
+
+/// What is wrong with inputs is the user's to mend; what fails on the way is ours.
+fn by_fault(error: train::TrainError) -> anyhow::Error {
+    match error {
+        train::TrainError::Stage(stage::StageError::NotFinite { .. }) => fault::users(error).into(),
+        train::TrainError::Stage(_) => error.into(),
+        _ => fault::users(error).into(),
+    }
+}
+
+fn show(text: &str) -> std::io::Result<()> {
+    crate::commands::print(text)
+}
