@@ -41,6 +41,7 @@ impl Dependencies {
 /// - `SEND_F` waits for `F`, `SEND_B` for `I` or `B`, a receive for its send.
 /// - `REDUCE_GRAD` waits for all `W` and `B` of its stage on its rank, `OPT` for these and for `REDUCE_GRAD`. That the
 ///   ranks of a reduction wait for each other is not told: the schedule does not say who they are.
+/// - `OPT` also waits for every other rank's last gradient: the update is clipped by the norm over all stages.
 ///
 /// # Errors
 /// [`ScheduleError::UnknownVisit`] and [`ScheduleError::Repeated`]: the first of them. What is merely absent is no
@@ -122,4 +123,19 @@ fn of_update(index: &Index, rank: Rank, op: StageOp, action: Action, on: &mut Ve
             on.push((index.starts[rank.0] + position) as u32);
         }
     }
+    if op == StageOp::OptimizerStep {
+        let others = schedule.ranks.iter().enumerate().filter(|(other, _)| *other != rank.0);
+        on.extend(others.filter_map(|(other, list)| {
+            let last = list.iter().rposition(|&action| is_gradient(action))?;
+            Some((index.starts[other] + last) as u32)
+        }));
+    }
+}
+
+fn is_gradient(action: Action) -> bool {
+    matches!(
+        action,
+        Action::Visit { op: Op::BackwardWeight | Op::Backward, .. }
+            | Action::Stage { op: StageOp::ReduceGradients, .. }
+    )
 }

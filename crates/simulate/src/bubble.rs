@@ -2,7 +2,7 @@
 
 use crate::{Span, Timeline};
 use mesh::{Hop, Key};
-use schedule::{Action, Op};
+use schedule::{Action, Op, StageOp};
 use std::collections::HashMap;
 
 /// The time of one rank, in seconds. The parts sum to the makespan.
@@ -12,7 +12,8 @@ pub struct Bubble {
     pub compute_s: f64,
     /// Before the rank's first compute action could begin; all of the step if there is none.
     pub warm_up_s: f64,
-    /// After its last compute action until the last rank has finished.
+    /// After its last compute action until the last rank has finished, and before its update: waiting for gradients
+    /// of other ranks.
     pub drain_s: f64,
     /// In between: waiting for a message that its sender had not handed over yet.
     pub dependency_s: f64,
@@ -72,6 +73,11 @@ fn of_spans(spans: &[&Span], handed_over: &HashMap<(Op, Key), f64>, makespan_s: 
                 communication_s += span.end_s - sent_s;
             }
             Action::Visit { op: Op::SendActivation | Op::SendGradient, .. } => {}
+            Action::Stage { op: StageOp::OptimizerStep | StageOp::ReduceGradients, .. } if busy_until_s.is_some() => {
+                bubble.drain_s += span.start_s - busy_until_s.unwrap_or(span.start_s);
+                bubble.compute_s += span.end_s - span.start_s;
+                busy_until_s = Some(span.end_s);
+            }
             _ => {
                 match busy_until_s {
                     None => bubble.warm_up_s = span.asked_s,
@@ -89,7 +95,7 @@ fn of_spans(spans: &[&Span], handed_over: &HashMap<(Op, Key), f64>, makespan_s: 
         }
     }
     match busy_until_s {
-        Some(until_s) => bubble.drain_s = makespan_s - until_s,
+        Some(until_s) => bubble.drain_s += makespan_s - until_s,
         None => bubble.warm_up_s = makespan_s,
     }
     bubble

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use wire::WireError;
 
 /// What lies where, and on what.
 #[derive(Clone, Debug)]
@@ -55,8 +56,9 @@ pub enum Source {
 pub struct Pipeline {
     commands: Vec<Sender<Command>>,
     threads: Vec<JoinHandle<()>>,
-    /// Parameter name to a rank that holds it.
-    homes: BTreeMap<String, Rank>,
+    /// Parameter name to the first stage that holds it.
+    first_stage: BTreeMap<String, Stage>,
+    stage_ranks: Vec<Rank>,
     tied: Vec<Vec<Stage>>,
     n_ranks: usize,
     stopped: bool,
@@ -64,7 +66,7 @@ pub struct Pipeline {
 
 enum Command {
     Play(Arc<Step>, Instant, Sender<(Rank, Result<Played, StageError>)>),
-    Read(String, Source, Sender<Vec<f32>>),
+    Read(Stage, String, Source, Sender<Vec<f32>>),
 }
 
 impl Pipeline {
@@ -94,7 +96,8 @@ impl Pipeline {
         let mut pipeline = Self {
             commands: Vec::new(),
             threads: Vec::new(),
-            homes: homes.by_name,
+            first_stage: homes.first_stage,
+            stage_ranks: homes.stage_ranks,
             tied: homes.tied_stages,
             n_ranks,
             stopped: false,
@@ -159,7 +162,10 @@ impl Pipeline {
         if !failures.is_empty() {
             self.stopped = true;
             // A rank that heard of another's failure is an echo; the cause speaks for itself.
-            failures.sort_by_key(|error| matches!(error, StageError::Wire(_)));
+            let is_echo = |error: &StageError| {
+                matches!(error, StageError::Wire(WireError::PeerFailed { .. } | WireError::Gone { .. }))
+            };
+            failures.sort_by_key(is_echo);
             return Err(failures.swap_remove(0));
         }
         played.sort_by_key(|(rank, _)| *rank);
@@ -172,7 +178,8 @@ impl Pipeline {
         Ok(report)
     }
 
-    /// A copy of a parameter's values.
+    /// A copy of a parameter's values. Stages that share the parameter hold the same ones, apart from gradients before
+    /// they are reduced; the first is read.
     ///
     /// # Errors
     /// [`StageError::Stopped`] after a failure.
@@ -180,10 +187,24 @@ impl Pipeline {
     /// # Panics
     /// When no stage holds the parameter.
     pub fn read(&self, name: &str, source: Source) -> Result<Vec<f32>, StageError> {
-        let rank = self.homes.get(name).unwrap_or_else(|| panic!("parameter {name} is held by a stage"));
+        let stage = self.first_stage.get(name).unwrap_or_else(|| panic!("parameter {name} is held by a stage"));
+        self.read_at(*stage, name, source)
+    }
+
+    /// A copy of the values that `stage` holds of a parameter.
+    ///
+    /// # Errors
+    /// [`StageError::Stopped`] after a failure.
+    ///
+    /// # Panics
+    /// When there is no such stage. One without the parameter panics on its rank, which stops the pipeline.
+    pub fn read_at(&self, stage: Stage, name: &str, source: Source) -> Result<Vec<f32>, StageError> {
+        if self.stopped {
+            return Err(StageError::Stopped);
+        }
         let (reply, answer) = channel();
-        let command = Command::Read(name.to_owned(), source, reply);
-        self.commands[rank.0].send(command).map_err(|_gone| StageError::Stopped)?;
+        let command = Command::Read(stage, name.to_owned(), source, reply);
+        self.commands[self.stage_ranks[stage.0].0].send(command).map_err(|_gone| StageError::Stopped)?;
         answer.recv().map_err(|_gone| StageError::Stopped)
     }
 }
@@ -224,8 +245,8 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
                     return;
                 }
             }
-            Command::Read(name, source, reply) => {
-                if reply.send(read(&player, &name, source)).is_err() {
+            Command::Read(stage, name, source, reply) => {
+                if reply.send(read(&player.stores[&stage], &name, source)).is_err() {
                     return;
                 }
             }
@@ -233,17 +254,15 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
     }
 }
 
-fn read(player: &Player, name: &str, source: Source) -> Vec<f32> {
-    let values = player.stores.values().find_map(|store| {
-        let i = store.part.parameters().iter().position(|parameter| parameter.weight.name == name)?;
-        Some(match source {
-            Source::Value => store.part.parameters()[i].value.clone(),
-            Source::FirstMoment => store.moments[i].m.clone(),
-            Source::SecondMoment => store.moments[i].v.clone(),
-            Source::Gradient => store.gradients[i].clone(),
-        })
-    });
-    crate::carry::into_vec(values.unwrap_or_else(|| panic!("parameter {name} is on its rank")))
+fn read(store: &Store, name: &str, source: Source) -> Vec<f32> {
+    let i = store.part.parameters().iter().position(|parameter| parameter.weight.name == name);
+    let i = i.unwrap_or_else(|| panic!("parameter {name} is on its stage"));
+    crate::carry::into_vec(match source {
+        Source::Value => store.part.parameters()[i].value.clone(),
+        Source::FirstMoment => store.moments[i].m.clone(),
+        Source::SecondMoment => store.moments[i].v.clone(),
+        Source::Gradient => store.gradients[i].clone(),
+    })
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -254,7 +273,6 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 /// Which stages hold which parameter.
 struct Homes {
     stage_ranks: Vec<Rank>,
-    by_name: BTreeMap<String, Rank>,
     first_stage: BTreeMap<String, Stage>,
     ties: Vec<Tie>,
     tied_stages: Vec<Vec<Stage>>,
@@ -274,12 +292,11 @@ impl Homes {
                 }
             }
         }
-        let by_name = holders.iter().map(|(name, holders)| (name.clone(), holders[0].1)).collect();
         let first_stage = holders.iter().map(|(name, holders)| (name.clone(), holders[0].0)).collect();
         let ties: Vec<Tie> =
             holders.into_values().filter(|holders| holders.len() > 1).map(|holders| Tie { holders }).collect();
         let tied_stages = ties.iter().map(|tie| tie.holders.iter().map(|holder| holder.0).collect()).collect();
-        Self { stage_ranks, by_name, first_stage, ties, tied_stages }
+        Self { stage_ranks, first_stage, ties, tied_stages }
     }
 
     fn rank_of(&self, stage: Stage) -> Rank {

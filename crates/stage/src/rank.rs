@@ -129,11 +129,11 @@ impl Player {
             }
             Action::Stage { op: StageOp::ReduceGradients, stage } => {
                 self.reduce(step, stage, in_flight)?;
-                Ok(Waits::AreWork)
+                Ok(Waits::AreNone)
             }
             Action::Stage { op: StageOp::OptimizerStep, .. } if in_flight.update.is_none() => {
                 in_flight.update = Some(self.agree_on_update(step)?);
-                Ok(Waits::AreWork)
+                Ok(Waits::AreNone)
             }
             _ => Ok(Waits::AreNone),
         }

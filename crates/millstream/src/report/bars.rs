@@ -26,7 +26,12 @@ pub struct Part {
 
 impl Bar {
     /// A bar with these parts (class, size, title), on a scale that ends at `longest`.
-    pub fn new(name: String, total: String, longest: f64, parts: impl IntoIterator<Item = (String, f64, String)>) -> Self {
+    pub fn new(
+        name: String,
+        total: String,
+        longest: f64,
+        parts: impl IntoIterator<Item = (String, f64, String)>,
+    ) -> Self {
         let parts = parts.into_iter().filter(|(_, size, _)| *size > 0.0 && longest > 0.0);
         let parts = parts.map(|(class, size, title)| Part { percent: 100.0 * size / longest, class, title });
         Self { name, total, parts: parts.collect() }

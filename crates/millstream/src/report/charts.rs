@@ -66,22 +66,30 @@ pub fn loss(steps: &[StepMetrics], validations: &[ValidationMetrics], unigram_na
 pub fn small(steps: &[StepMetrics], what: &str, value: fn(&StepMetrics) -> f64) -> Option<String> {
     let points = finite(steps.iter().map(|step| (step.step as f64, value(step))));
     let look = if points.len() > 1 { Look::Line } else { Look::Dotted };
-    svg((400, 210), what, &[Curve { points: thinned(&points), colour: FIRST, look }], Floor::Zero)
+    svg((330, 190), what, &[Curve { points: thinned(&points), colour: FIRST, look }], Floor::Zero)
 }
 
 fn finite(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, f64)> {
     points.filter(|(_, y)| y.is_finite()).collect()
 }
 
-/// The mean over a window around each point, narrower towards the ends so that it stays centred and does not lag.
+/// At each point the value of the straight line that fits its neighbours best: in the middle their mean, and without
+/// lag where the curve is steep and at the ends.
 fn smoothed(points: &[(f64, f64)]) -> Vec<(f64, f64)> {
     let reach = points.len() / 40;
-    let mean = |i: usize| {
-        let reach = reach.min(i).min(points.len() - 1 - i);
-        let window = &points[i - reach..=i + reach];
-        window.iter().map(|(_, y)| y).sum::<f64>() / window.len() as f64
+    let fit = |i: usize| {
+        let window = &points[i.saturating_sub(reach)..(i + reach + 1).min(points.len())];
+        let n = window.len() as f64;
+        let mean_x = window.iter().map(|(x, _)| x).sum::<f64>() / n;
+        let mean_y = window.iter().map(|(_, y)| y).sum::<f64>() / n;
+        let square = window.iter().map(|(x, _)| (x - mean_x).powi(2)).sum::<f64>();
+        let slope = match square > 0.0 {
+            true => window.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum::<f64>() / square,
+            false => 0.0,
+        };
+        mean_y + slope * (points[i].0 - mean_x)
     };
-    points.iter().enumerate().map(|(i, &(x, _))| (x, mean(i))).collect()
+    points.iter().enumerate().map(|(i, &(x, _))| (x, fit(i))).collect()
 }
 
 /// The points, or of each group of neighbours the lowest and the highest, in order.
@@ -145,8 +153,11 @@ fn draw(
         .axis_style(GRID)
         .label_style(font)
         .x_labels((width / 90) as usize)
-        .y_labels((height / 48) as usize)
-        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_labels((height / 36) as usize)
+        .x_label_formatter(&|step| match (step - step.round()).abs() < 1e-6 {
+            true => format!("{step:.0}"),
+            false => String::new(),
+        })
         .y_label_formatter(&|y| short(*y))
         .draw()?;
     for Curve { points, colour, look } in curves {
@@ -206,7 +217,7 @@ mod tests {
         }
     }
 
-    /// A straight line stays as it is, also at its ends; a lone peak keeps its area.
+    /// A straight line stays as it is, also at its ends; a lone peak is spread over its neighbours and keeps its area.
     #[test]
     fn smoothing_does_not_lag() {
         let line: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), 7.0 - 0.25 * f64::from(i))).collect();
@@ -214,7 +225,10 @@ mod tests {
             assert!((smooth.1 - exact.1).abs() < 1e-12, "{smooth:?} {exact:?}");
         }
         let peak: Vec<(f64, f64)> = (0..200).map(|i| (f64::from(i), f64::from(u8::from(i == 100)))).collect();
-        let area: f64 = smoothed(&peak).iter().map(|(_, y)| y).sum();
+        let smooth = smoothed(&peak);
+        // 200 / 40 = 5 neighbours on either side.
+        assert!((smooth[103].1 - 1.0 / 11.0).abs() < 1e-12 && smooth[106].1.abs() < 1e-12);
+        let area: f64 = smooth.iter().map(|(_, y)| y).sum();
         assert!((area - 1.0).abs() < 1e-12, "{area}");
     }
 

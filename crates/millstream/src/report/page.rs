@@ -96,7 +96,9 @@ fn value(json: serde_json::Value) -> Value {
         serde_json::Value::Number(number) => number.as_f64().into(),
         serde_json::Value::String(text) => text.into(),
         serde_json::Value::Array(items) => items.into_iter().map(value).collect(),
-        serde_json::Value::Object(fields) => Value::from_pairs(fields.into_iter().map(|(key, item)| (key, value(item)))),
+        serde_json::Value::Object(fields) => {
+            Value::from_pairs(fields.into_iter().map(|(key, item)| (key, value(item))))
+        }
     }
 }
 
@@ -170,7 +172,8 @@ fn facts(files: &RunFiles, summary: &Summary, measured: Option<&StepSummary>) ->
     let mut facts = Vec::new();
     let mut add = |value: String, name, note: String| facts.push(Fact { value, name, note });
     let validated = metrics.validations.last().map(|last| (last.loss, last.perplexity));
-    let validated = summary.validation.as_ref().map(|validation| (validation.loss, validation.perplexity)).or(validated);
+    let validated =
+        summary.validation.as_ref().map(|validation| (validation.loss, validation.perplexity)).or(validated);
     if let Some((loss, perplexity)) = validated {
         add(format!("{loss:.3}"), "validation loss", format!("nats per token, perplexity {perplexity:.1}"));
     }
@@ -209,13 +212,16 @@ fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
 
 fn yardsticks(summary: &Summary) -> Option<YardstickPart> {
     let (model, yardsticks) = (summary.validation.as_ref()?.bits_per_byte, summary.yardsticks?);
+    if !model.is_finite() {
+        return None;
+    }
     let (unigram, xz) = (yardsticks.unigram_bits_per_byte, yardsticks.xz_bits_per_byte);
     let against = |other: f64| {
         let percent = 100.0 * (1.0 - model / other);
         format!("{:.0} % {}", percent.abs(), if percent >= 0.0 { "less than" } else { "more than" })
     };
     let verdict = format!(
-        "The model needs {model:.2} bits for a byte of text it has not seen: {} token frequencies alone, {} xz -9.",
+        "The model needs {model:.2} bits for a byte of text it has not seen: {} token frequencies alone, {} xz\u{a0}-9.",
         against(unigram),
         against(xz)
     );
@@ -369,7 +375,9 @@ fn for_each_rank<T>(origins: impl Iterator<Item = Origin<Vec<T>>>, mut show: imp
 
 fn machine(summary: &Summary) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
-    if let Some(Machine { system, cpu, physical_cores, logical_cores, available_cores, memory_bytes }) = &summary.machine {
+    if let Some(Machine { system, cpu, physical_cores, logical_cores, available_cores, memory_bytes }) =
+        &summary.machine
+    {
         let physical = physical_cores.map(|cores| format!("{cores} physical, ")).unwrap_or_default();
         rows.push(("Processor", cpu.clone()));
         rows.push(("Cores", format!("{physical}{logical_cores} logical, {available_cores} available to the program")));

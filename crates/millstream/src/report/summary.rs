@@ -1,10 +1,10 @@
 //! `summary.json`: what came out of a run.
 
-use super::files::SUMMARY;
 use super::Machine;
+use super::files::SUMMARY;
 use crate::out_folder::write_whole;
 use mesh::Rank;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use simulate::{Category, Timeline, bubbles, idle_fraction};
 use std::path::Path;
 
@@ -119,14 +119,22 @@ impl StepSummary {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ValidationSummary {
     /// Mean loss over counted tokens, in nats per token.
+    #[serde(deserialize_with = "number")]
     pub loss: f64,
     /// `exp(loss)`.
+    #[serde(deserialize_with = "number")]
     pub perplexity: f64,
     /// Total loss over the bytes of the text, in bits per byte.
+    #[serde(deserialize_with = "number")]
     pub bits_per_byte: f64,
 }
 
-/// What the validation text costs without a model; see [`corpus`'s](../../corpus) measures of the same names.
+/// JSON has null for what a model that diverged yields.
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+/// What the validation text costs without a model, as the corpus measures it.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Yardsticks {
     /// Entropy of the tokens' frequencies, in nats per token.

@@ -1,7 +1,7 @@
 //! `timeline.json`: a step as predicted and as measured.
 
-use super::files::TIMELINES;
 use super::ByCategory;
+use super::files::TIMELINES;
 use crate::out_folder::write_whole;
 use anyhow::{Context, bail};
 use mesh::{Hop, Key, Microbatch, Rank, Segment, Stage};
