@@ -1,4 +1,6 @@
-//! `cargo xtask check`: every check in one command, the cheapest first.
+//! `cargo xtask check`: every check in one command, the cheapest first. `cargo xtask prediction`: a measurement.
+
+mod prediction;
 
 use anyhow::{Context, bail, ensure};
 use std::collections::BTreeMap;
@@ -27,9 +29,15 @@ const BINARY_ONLY: [&str; 2] = ["clap", "toml"];
 /// Longest source file that needs no reason, in lines.
 const LINES_MAX: usize = 900;
 
+/// A check that passes or says why not.
+type Task = fn() -> anyhow::Result<()>;
+
 fn main() -> anyhow::Result<()> {
     let task = std::env::args().nth(1).unwrap_or_default();
-    let tasks: &[(&str, fn() -> anyhow::Result<()>)] = &[
+    if task == "prediction" {
+        return prediction::measure();
+    }
+    let tasks: &[(&str, Task)] = &[
         ("format", format),
         ("layering", layering),
         ("documents", documents),
@@ -39,7 +47,7 @@ fn main() -> anyhow::Result<()> {
     ];
     let chosen: Vec<_> = tasks.iter().filter(|(name, _)| task == "check" || task == *name).collect();
     let names: Vec<&str> = tasks.iter().map(|(name, _)| *name).collect();
-    ensure!(!chosen.is_empty(), "usage: cargo xtask check | {}", names.join(" | "));
+    ensure!(!chosen.is_empty(), "usage: cargo xtask check | {} | prediction", names.join(" | "));
     for (name, run) in chosen {
         let start = Instant::now();
         run().with_context(|| format!("{name} failed"))?;
@@ -77,11 +85,12 @@ fn layering() -> anyhow::Result<()> {
     sorted.sort_unstable();
     ensure!(sorted == folders, "crates/ holds {folders:?}, the rings name {sorted:?}");
     for (at, name) in order.iter().enumerate() {
-        let below: Vec<&str> = output(&["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{lib}"])?
-            .lines()
-            .map(|line| line.trim_end_matches(" (*)").to_owned())
-            .filter_map(|line| order.iter().copied().find(|other| *other == line))
-            .collect();
+        let below: Vec<&str> =
+            output(&["tree", "--package", name, "--edges", "normal", "--prefix", "none", "--format", "{lib}"])?
+                .lines()
+                .map(|line| line.trim_end_matches(" (*)").to_owned())
+                .filter_map(|line| order.iter().copied().find(|other| *other == line))
+                .collect();
         if let Some(wrong) = below.iter().find(|other| order.iter().position(|o| o == *other) > Some(at)) {
             bail!("{name} depends on {wrong}, which lies above it");
         }
@@ -98,7 +107,10 @@ fn layering() -> anyhow::Result<()> {
     for name in &order[..order.len() - 1] {
         let manifest = std::fs::read_to_string(root().join("crates").join(name).join("Cargo.toml"))?;
         for package in BINARY_ONLY {
-            ensure!(!manifest.contains(&format!("\n{package}.workspace")), "{name} uses {package}; only the binary may");
+            ensure!(
+                !manifest.contains(&format!("\n{package}.workspace")),
+                "{name} uses {package}; only the binary may"
+            );
         }
         ensure!(!manifest.contains("[features]"), "{name} has features; backends are chosen in the binary's manifest");
     }
@@ -121,7 +133,9 @@ fn documents() -> anyhow::Result<()> {
     ensure!(sorted == folders, "ARCHITECTURE.md describes {sorted:?}, crates/ holds {folders:?}");
     for document in ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"] {
         let text = std::fs::read_to_string(root().join(document)).context(document)?;
-        for path in text.split('`').skip(1).step_by(2).filter(|path| path.starts_with("crates/") || path.starts_with("docs/")) {
+        for path in
+            text.split('`').skip(1).step_by(2).filter(|path| path.starts_with("crates/") || path.starts_with("docs/"))
+        {
             ensure!(root().join(path).exists(), "{document} names {path}, which does not exist");
         }
     }
@@ -176,6 +190,6 @@ fn output(args: &[&str]) -> anyhow::Result<String> {
 }
 
 #[expect(clippy::print_stdout, reason = "a command-line tool talks")]
-fn show(line: &str) {
+pub(crate) fn show(line: &str) {
     println!("{line}");
 }

@@ -55,7 +55,11 @@ pub fn scope(rank: usize, category: Category) -> Scope {
 /// Books this thread's allocations to another category of its present rank until the result is dropped.
 pub fn category(category: Category) -> Scope {
     let account = ACCOUNT.get();
-    Scope(ACCOUNT.replace(if account == NOBODY { NOBODY } else { account / CATEGORIES * CATEGORIES + category as usize }))
+    Scope(ACCOUNT.replace(if account == NOBODY {
+        NOBODY
+    } else {
+        account / CATEGORIES * CATEGORIES + category as usize
+    }))
 }
 
 /// Live bytes of a rank, indexed as [`Category::ALL`].

@@ -23,44 +23,56 @@ pub fn header(settings: &Settings, trainer: &Trainer, folder: &Path) -> String {
         paths => paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
     };
     line("text", source);
-    line("", format!(
-        "{} tokens in {} documents to train on, {} in {} to validate",
-        count(text.train.tokens as u64),
-        text.train.documents,
-        count(text.validation.tokens as u64),
-        text.validation.documents
-    ));
+    line(
+        "",
+        format!(
+            "{} tokens in {} documents to train on, {} in {} to validate",
+            count(text.train.tokens as u64),
+            text.train.documents,
+            count(text.validation.tokens as u64),
+            text.validation.documents
+        ),
+    );
     let batch = &settings.batch;
-    line("step", format!(
-        "{} rows x {} tokens in {} microbatches; {} steps, from step {}",
-        batch.rows,
-        settings.data.sequence_length,
-        batch.microbatches,
-        settings.steps,
-        trainer.step() + 1
-    ));
+    line(
+        "step",
+        format!(
+            "{} rows x {} tokens in {} microbatches; {} steps, from step {}",
+            batch.rows,
+            settings.data.sequence_length,
+            batch.microbatches,
+            settings.steps,
+            trainer.step() + 1
+        ),
+    );
     let cores = plan.spec.cores.iter().map(|cores| cores.permits * cores.threads).sum::<usize>();
     line("schedule", format!("{} on {n_ranks} ranks sharing {cores} cores", plan.schedule.name));
     for stage in stages(trainer) {
-        line(&format!("  rank {}", stage.rank), format!(
-            "stage {}: {} ({} parameters, {})",
-            stage.stage,
-            stage.blocks,
-            count(stage.parameters),
-            settings.pipeline.devices[stage.rank]
-        ));
+        line(
+            &format!("  rank {}", stage.rank),
+            format!(
+                "stage {}: {} ({} parameters, {})",
+                stage.stage,
+                stage.blocks,
+                count(stage.parameters),
+                settings.pipeline.devices[stage.rank]
+            ),
+        );
     }
     let predicted = &plan.predicted;
     let bubble = simulate::idle_fraction(&simulate::bubbles(predicted));
     let memory: Vec<String> = (0..n_ranks).map(|rank| bytes(predicted.peak_bytes(Rank(rank)))).collect();
     let left_s = predicted.makespan_s() * settings.steps.saturating_sub(trainer.step()) as f64;
-    line("predicted", format!(
-        "{} a step, bubble {}, {} of training in all; memory by rank {}",
-        seconds(predicted.makespan_s()),
-        percent(bubble),
-        seconds(left_s),
-        memory.join(" + ")
-    ));
+    line(
+        "predicted",
+        format!(
+            "{} a step, bubble {}, {} of training in all; memory by rank {}",
+            seconds(predicted.makespan_s()),
+            percent(bubble),
+            seconds(left_s),
+            memory.join(" + ")
+        ),
+    );
     lines
 }
 

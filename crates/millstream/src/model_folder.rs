@@ -24,8 +24,11 @@ pub fn find(folder: &Path) -> Result<PathBuf, UserFault> {
     let series = folder.join(CHECKPOINTS);
     let newest = if series.is_dir() { checkpoint::latest(&series).map_err(users)?.checkpoint } else { None };
     let fault = || {
-        UserFault::new(format!("{} holds no model: it has neither config.json, nor {MODEL}/, nor a sound checkpoint", folder.display()))
-            .hint("give the folder of a run, such as runs/1, or of a model in Hugging Face's form")
+        UserFault::new(format!(
+            "{} holds no model: it has neither config.json, nor {MODEL}/, nor a sound checkpoint",
+            folder.display()
+        ))
+        .hint("give the folder of a run, such as runs/1, or of a model in Hugging Face's form")
     };
     newest.map(|checkpoint| checkpoint.path().to_owned()).ok_or_else(fault)
 }

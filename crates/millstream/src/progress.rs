@@ -28,7 +28,8 @@ impl Progress {
     /// Progress of a run that goes from `done_before` steps to `steps`.
     pub fn new(steps: u64, done_before: u64) -> Self {
         let show = if std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}").expect("invariant: a valid template");
+            let style =
+                ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}").expect("invariant: a valid template");
             Show::Bar(ProgressBar::new(steps).with_position(done_before).with_style(style))
         } else {
             Show::Lines(steps.saturating_sub(done_before).div_ceil(LINES).max(1))
@@ -50,8 +51,16 @@ impl Progress {
                         bar.set_message(text);
                     }
                     Show::Lines(every) => {
-                        if step.step == self.done_before + 1 || step.step.is_multiple_of(*every) || step.step == self.steps {
-                            print(&format!("step {:>width$}/{}  {text}\n", step.step, self.steps, width = digits(self.steps)))?;
+                        if step.step == self.done_before + 1
+                            || step.step.is_multiple_of(*every)
+                            || step.step == self.steps
+                        {
+                            print(&format!(
+                                "step {:>width$}/{}  {text}\n",
+                                step.step,
+                                self.steps,
+                                width = digits(self.steps)
+                            ))?;
                         }
                     }
                 }

@@ -37,7 +37,7 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     let path = folder.path().to_owned();
     let interrupted = interrupt_flag()?;
     let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
-    let mut trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume).map_err(|error| by_fault(error))?;
+    let mut trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume).map_err(by_fault)?;
     show(&header(&settings, &trainer, &path))?;
     // The prediction is on disk before the first step that it predicts.
     let mut timelines = Timelines { predicted: Some(TimelineFile::from(&trainer.plan().predicted)), measured: None };
@@ -135,12 +135,7 @@ fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Resu
     if wanted.tokens == 0 {
         return Ok(None);
     }
-    let sampling = Sampling {
-        temperature: wanted.temperature,
-        top_k: wanted.top_k,
-        top_p: None,
-        seed: settings.seed,
-    };
+    let sampling = Sampling { temperature: wanted.temperature, top_k: wanted.top_k, top_p: None, seed: settings.seed };
     let options = Options { tokens_max: wanted.tokens, sampler: Sampler::new(sampling)?, stop: Vec::new() };
     let generator = Generator::open(&model, &Device::flex())?;
     let generated = generator.generate(&wanted.prompt, &options, |_| ())?;
@@ -201,15 +196,17 @@ fn middle_step(trainer: &Trainer) -> Option<&simulate::Timeline> {
 fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> String {
     let mut lines = String::from("\n");
     if let (Some(validation), Some(yardsticks)) = (&summary.validation, &summary.yardsticks) {
+        let gain = yardsticks.unigram_nats_per_token - validation.loss;
         lines += &format!(
-            "validation loss  {:.3} nats per token, perplexity {:.1}; without context (unigram entropy) {:.3}: {:.3} better\n",
+            "validation loss  {:.3} nats per token, perplexity {:.1}; unigram entropy {:.3}: {:.3} {}\n",
             validation.loss,
             validation.perplexity,
             yardsticks.unigram_nats_per_token,
-            yardsticks.unigram_nats_per_token - validation.loss
+            gain.abs(),
+            if gain > 0.0 { "better" } else { "worse" }
         );
         lines += &format!(
-            "bits per byte    {:.3}; xz -9 needs {:.3} for the same text, single tokens {:.3}\n",
+            "bits per byte    {:.3}; xz -9 needs {:.3} for the same text, unigram {:.3}\n",
             validation.bits_per_byte, yardsticks.xz_bits_per_byte, yardsticks.unigram_bits_per_byte
         );
     }
@@ -222,7 +219,11 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         for rank in 0..measured.peak_bytes.len() {
             let peak = |timeline: &simulate::Timeline| bytes(timeline.peak_bytes(Rank(rank)));
             let measured = middle_step(trainer).map(peak).unwrap_or_default();
-            lines += &format!(" {}rank {rank} {measured} (predicted {})", if rank > 0 { ", " } else { "" }, peak(&trainer.plan().predicted));
+            lines += &format!(
+                " {}rank {rank} {measured} (predicted {})",
+                if rank > 0 { ", " } else { "" },
+                peak(&trainer.plan().predicted)
+            );
         }
         lines += "\n";
     }
@@ -241,7 +242,11 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
     written("metrics", &folder.join("metrics.jsonl"));
     written("trace (Perfetto)", &folder.join("trace.json"));
     if summary.status == Status::Interrupted {
-        lines += &format!("\ninterrupted after step {}; go on with: millstream train --resume {}\n", summary.steps, folder.display());
+        lines += &format!(
+            "\ninterrupted after step {}; go on with: millstream train --resume {}\n",
+            summary.steps,
+            folder.display()
+        );
     }
     lines
 }

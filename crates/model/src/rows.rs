@@ -25,7 +25,7 @@ impl Rows {
     /// # Panics
     /// If `ids` does not divide into rows of `n_tokens`.
     pub fn to_read(ids: Vec<i32>, n_tokens: usize) -> Self {
-        assert!(n_tokens > 0 && ids.len() % n_tokens == 0, "{} ids in rows of {n_tokens}", ids.len());
+        assert!(n_tokens > 0 && ids.len().is_multiple_of(n_tokens), "{} ids in rows of {n_tokens}", ids.len());
         let (n, n_rows) = (ids.len(), ids.len() / n_tokens);
         let positions = (0..n).map(|i| (i % n_tokens) as i32).collect();
         Self { n_rows, n_tokens, positions, documents: vec![0; n], targets: vec![0; n], weights: vec![0.0; n], ids }

@@ -5,6 +5,7 @@ use kernels::{WeightGrad, WeightGrads};
 use std::sync::mpsc::{Receiver, channel};
 
 /// Whether a forward is to be differentiated.
+#[expect(clippy::large_enum_variant, reason = "one lives at a time, on the stack of a visit")]
 #[derive(Debug)]
 pub enum Tape {
     /// Plain values; nothing is kept.

@@ -1,5 +1,7 @@
 //! Logits and losses of randomly initialised models against what transformers computed (`fixtures/make_llama.py`).
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use burn::tensor::{Device, Tensor};
 use checkpoint::read_folder;
 use model::{Cache, Output, Part, Rows, Tape};
@@ -54,7 +56,9 @@ fn check(name: &str) {
         rows.positions.iter_mut().for_each(|position| *position += piece.start as i32);
         let got = values(part.logits(&rows, &mut cache));
         let wanted = |row: usize| {
-            logits[(row * n_tokens + piece.start) * vocabulary..(row * n_tokens + piece.end) * vocabulary].iter().copied()
+            logits[(row * n_tokens + piece.start) * vocabulary..(row * n_tokens + piece.end) * vocabulary]
+                .iter()
+                .copied()
         };
         let wanted: Vec<f32> = (0..n_rows).flat_map(wanted).collect();
         let difference = largest_difference(&got, &wanted);

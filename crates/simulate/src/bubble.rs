@@ -74,7 +74,7 @@ fn of_spans(spans: &[&Span], handed_over: &HashMap<(Op, Key), f64>, makespan_s: 
             }
             Action::Visit { op: Op::SendActivation | Op::SendGradient, .. } => {}
             Action::Stage { op: StageOp::OptimizerStep | StageOp::ReduceGradients, .. } if busy_until_s.is_some() => {
-                bubble.drain_s += span.start_s - busy_until_s.unwrap_or(span.start_s);
+                bubble.drain_s += busy_until_s.map_or(0.0, |until_s| span.start_s - until_s);
                 bubble.compute_s += span.end_s - span.start_s;
                 busy_until_s = Some(span.end_s);
             }

@@ -117,8 +117,7 @@ impl RunPlan {
             cost.backward_s = of_op(Op::Backward);
             cost.backward_input_s = of_op(Op::BackwardInput);
             cost.backward_weight_s = of_op(Op::BackwardWeight);
-            cost.optimizer_s =
-                median(&|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }));
+            cost.optimizer_s = median(&|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }));
         }
         self.predicted = predict(&self.schedule, &self.costs);
     }

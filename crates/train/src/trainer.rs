@@ -200,8 +200,7 @@ impl Trainer {
         let start = Instant::now();
         let rows = self.validation.rows().min(rows_max);
         let (per_step, count) = (self.settings.batch.rows, self.settings.batch.microbatches);
-        let schedule =
-            schedule::with_transfers(&schedule::forward_only(&self.plan.spec.stage_map.route(), count)?);
+        let schedule = schedule::with_transfers(&schedule::forward_only(&self.plan.spec.stage_map.route(), count)?);
         let (mut loss, mut weight) = (0.0, 0.0);
         for first in (0..rows).step_by(per_step) {
             let batch = self.validation.batch(first, per_step);

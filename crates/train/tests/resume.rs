@@ -1,5 +1,7 @@
 //! Whole runs on a small model: resume, other stage counts, interruption, fine-tuning.
 
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 use architecture::{Architecture, Family, Rope, RopeScaling};
 use mesh::StageMap;
 use schedule::{Backward, Kind, Spec};

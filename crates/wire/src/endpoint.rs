@@ -197,7 +197,10 @@ mod tests {
         let threads: Vec<_> = connect(3, Duration::from_secs(5))
             .into_iter()
             .map(|mut end| {
-                std::thread::spawn(move || end.all_gather(&[Rank(0), Rank(1), Rank(2)], tag(0), vec![end.rank().0 as f64; end.rank().0]).unwrap())
+                std::thread::spawn(move || {
+                    end.all_gather(&[Rank(0), Rank(1), Rank(2)], tag(0), vec![end.rank().0 as f64; end.rank().0])
+                        .unwrap()
+                })
             })
             .collect();
         for thread in threads {

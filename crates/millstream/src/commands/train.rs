@@ -40,7 +40,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(folder) => OutFolder::existing(folder)?,
         None => OutFolder::create(out)?,
     };
-    write_whole(&folder.path().join("run.toml"), &run_file::write(&settings))?;
+    write_whole(&folder.path().join("run.toml"), run_file::write(&settings))?;
     session::train(settings, folder, if resuming { Resume::Latest } else { Resume::Fresh })
 }
 
