@@ -25,6 +25,17 @@ impl UserFault {
 }
 
 /// Marks an error of a library as the user's: `read(..).map_err(users)?`.
-pub fn users(error: impl Display) -> UserFault {
-    UserFault::new(error)
+pub fn users(error: impl Into<anyhow::Error>) -> UserFault {
+    UserFault::new(in_full(&error.into()))
+}
+
+/// An error with its causes, without those that its text tells already.
+pub fn in_full(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{}: {cause}", text.trim_end_matches('.'));
+        }
+    }
+    text
 }

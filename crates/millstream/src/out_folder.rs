@@ -60,9 +60,11 @@ impl OutFolder {
                 None => Self::started(path, Vec::new()),
                 Some(_) => {
                     let message = format!("the output folder {} has something in it", path.display());
-                    let hint =
-                        format!("choose another with --out, or continue that run with --resume {}", path.display());
-                    Err(UserFault::new(message).hint(hint))
+                    let fault = UserFault::new(message).hint("choose another with --out");
+                    Err(match path.join("run.toml").is_file() {
+                        true => fault.hint(format!("continue the run in it with --resume {}", path.display())),
+                        false => fault,
+                    })
                 }
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -136,7 +138,7 @@ pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()>
         file.persist(path)?;
         Ok(())
     };
-    write().map_err(|error| anyhow::anyhow!("{} cannot be written: {error}", path.display()))
+    write().map_err(|error| anyhow::anyhow!("{} cannot be written: {}", path.display(), cause(&error)))
 }
 
 /// Those of an ordinary new file; temporary ones are the owner's alone.
@@ -146,8 +148,16 @@ fn file_permissions() -> fs::Permissions {
 }
 
 fn cannot(path: &Path, what: &str, error: &std::io::Error) -> UserFault {
-    let message = format!("the output folder {} cannot be {what}: {error}", path.display());
+    let message = format!("the output folder {} cannot be {what}: {}", path.display(), cause(error));
     UserFault::new(message).hint("choose another with --out")
+}
+
+/// What the system says, without the name of the temporary file that it says it of.
+fn cause(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(std::error::Error::source) {
+        Some(cause) => cause.to_string(),
+        None => error.to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -193,7 +203,10 @@ mod tests {
         let name = full.display().to_string();
         let fault = OutFolder::at(full.clone()).unwrap_err();
         assert_eq!(fault.to_string(), format!("the output folder {name} has something in it"));
-        assert_eq!(fault.hints, [format!("choose another with --out, or continue that run with --resume {name}")]);
+        assert_eq!(fault.hints, ["choose another with --out"]);
+        fs::write(full.join("run.toml"), "").unwrap();
+        let hints = OutFolder::at(full.clone()).unwrap_err().hints;
+        assert_eq!(hints[1..], [format!("continue the run in it with --resume {name}")]);
         let fault = OutFolder::at(full.join("thing")).unwrap_err();
         assert!(fault.to_string().starts_with(&format!("the output folder {name}/thing cannot be used: ")), "{fault}");
         let fault = OutFolder::at(full.join("thing/below")).unwrap_err();

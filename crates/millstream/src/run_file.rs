@@ -72,10 +72,13 @@ fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Plac
             (table, place)
         }
     };
-    let from = request.from.as_ref().map(|folder| ("--from", format!("model.from={}", quoted(folder))));
-    let sets = request.sets.iter().map(|set| ("--set", set.clone()));
-    for (option, assignment) in sets.chain(from) {
-        match toml_file::parse_option(option, &assignment) {
+    let from = request.from.as_ref().map(|folder| {
+        let place = Place::named(&format!("--from {}", folder.display()));
+        toml_file::parse_option(place, &format!("model.from={}", quoted(folder)))
+    });
+    let sets = request.sets.iter().map(|set| toml_file::parse_option(Place::named(&format!("--set {set}")), set));
+    for layer in sets.chain(from) {
+        match layer {
             Ok(layer) => put_over(&mut table, layer),
             Err(problem) => problems.push(problem),
         }

@@ -1,7 +1,7 @@
 //! One training session: from resolved settings to a folder with everything a run leaves.
 
 use crate::header::{header, stages};
-use crate::out_folder::OutFolder;
+use crate::out_folder::{OutFolder, write_whole};
 use crate::peak::matmul_peak;
 use crate::progress::Progress;
 use crate::report::{
@@ -9,13 +9,13 @@ use crate::report::{
     Yardsticks,
 };
 use crate::units::{bytes, seconds};
-use crate::{Outcome, fault};
+use crate::{Outcome, fault, run_file};
 use anyhow::Context;
 use burn::tensor::Device;
 use mesh::Rank;
 use serve::{Generator, Options, Sampler, Sampling};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,8 +37,15 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     let path = folder.path().to_owned();
     let interrupted = interrupt_flag()?;
     let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
-    let mut trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume).map_err(by_fault)?;
+    let trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume);
+    let mut trainer = trainer.map_err(inputs_fault)?;
+    if trainer.step() >= settings.steps && path.join(MODEL).exists() {
+        show(&format!("{} has done its {} steps; to train on, add --set steps=N\n", path.display(), trainer.step()))?;
+        return Ok(Outcome::Done);
+    }
     show(&header(&settings, &trainer, &path))?;
+    // Not before: a run that cannot be resumed with these settings still can with those it had.
+    write_whole(&path.join("run.toml"), run_file::write(&settings))?;
     // The prediction is on disk before the first step that it predicts.
     let mut timelines = Timelines { predicted: Some(TimelineFile::from(&trainer.plan().predicted)), measured: None };
     timelines.write(&path)?;
@@ -46,29 +53,33 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
 
     let mut seen = Seen::new(&path, &settings, trainer.step())?;
     let ended = trainer.run(&interrupted, Some(peak * 1e9), |event| seen.take(&event));
-    seen.finish()?;
-    timelines.measured = middle_step(&trainer).map(TimelineFile::from);
-    timelines.write(&path)?;
-    let mut summary = summarise(&settings, &trainer, &seen, peak)?;
-    let outcome = match ended {
-        Ok(Ended::Finished) => {
-            summary.sample = finish(&settings, &trainer, &path)?;
-            Ok(Outcome::Done)
+    let mut conclude = || {
+        seen.finish()?;
+        timelines.measured = middle_step(&trainer).map(TimelineFile::from);
+        timelines.write(&path)?;
+        let mut summary = summarise(&settings, &trainer, &seen, peak)?;
+        match &ended {
+            Ok(Ended::Finished) => summary.sample = finish(&settings, &trainer, &path)?,
+            Ok(Ended::Interrupted) => summary.status = Status::Interrupted,
+            Err(error) => summary.status = Status::Failed(error.to_string()),
         }
-        Ok(Ended::Interrupted) => {
-            summary.status = Status::Interrupted;
-            Ok(Outcome::Interrupted)
-        }
-        Err(error) => {
-            summary.status = Status::Failed(error.to_string());
-            Err(by_fault(error))
-        }
+        summary.wall_s = Some(start.elapsed().as_secs_f64());
+        summary.write(&path)?;
+        let page = report::write_report(&path)?;
+        Ok(show(&closing(&summary, &trainer, &path, &page))?)
     };
-    summary.wall_s = Some(start.elapsed().as_secs_f64());
-    summary.write(&path)?;
-    let page = report::write_report(&path)?;
-    show(&closing(&summary, &trainer, &path, &page))?;
-    outcome
+    let concluded: anyhow::Result<()> = conclude();
+    match ended {
+        Ok(Ended::Finished) => concluded.map(|()| Outcome::Done),
+        Ok(Ended::Interrupted) => concluded.map(|()| Outcome::Interrupted),
+        // That the report could not be written either would hide why the run stopped.
+        Err(error) => {
+            if checkpoint::latest(&path.join(CHECKPOINTS)).is_ok_and(|found| found.checkpoint.is_some()) {
+                show(&format!("\ngo on from the last checkpoint with: millstream train --resume {}\n", path.display()))?;
+            }
+            Err(step_fault(error))
+        }
+    }
 }
 
 /// Events as they come: to the screen and to `metrics.jsonl`.
@@ -87,10 +98,10 @@ const LAST_STEPS: usize = 20;
 impl Seen {
     fn new(folder: &Path, settings: &Settings, done_before: u64) -> anyhow::Result<Self> {
         let path = folder.join("metrics.jsonl");
-        let metrics = File::options().create(true).append(true).open(&path);
+        let metrics = whole_lines(&path).with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(Self {
             progress: Progress::new(settings.steps, done_before),
-            metrics: metrics.with_context(|| format!("{} cannot be written", path.display()))?,
+            metrics,
             last_steps: Vec::new(),
             validation: None,
             failure: None,
@@ -121,6 +132,16 @@ impl Seen {
             Some(error) => Err(error).context("metrics.jsonl is not complete"),
         }
     }
+}
+
+/// A file to append lines to, without the piece of a line that a killed process may have left at its end.
+fn whole_lines(path: &Path) -> std::io::Result<File> {
+    let mut file = File::options().create(true).read(true).append(true).open(path)?;
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+    file.set_len(end as u64)?;
+    Ok(file)
 }
 
 /// Exports the model and lets it write.
@@ -219,11 +240,8 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         for rank in 0..measured.peak_bytes.len() {
             let peak = |timeline: &simulate::Timeline| bytes(timeline.peak_bytes(Rank(rank)));
             let measured = middle_step(trainer).map(peak).unwrap_or_default();
-            lines += &format!(
-                " {}rank {rank} {measured} (predicted {})",
-                if rank > 0 { ", " } else { "" },
-                peak(&trainer.plan().predicted)
-            );
+            let comma = if rank > 0 { "," } else { "" };
+            lines += &format!("{comma} rank {rank} {measured} (predicted {})", peak(&trainer.plan().predicted));
         }
         lines += "\n";
     }
@@ -271,12 +289,19 @@ fn cache_folder(run: &Path) -> PathBuf {
     base.map_or_else(|| run.join("cache"), |base| base.join("millstream"))
 }
 
-/// What is wrong with inputs is the user's to mend; what fails on the way is ours.
-fn by_fault(error: train::TrainError) -> anyhow::Error {
+/// What keeps a run from starting is the user's to mend, unless calibration fails.
+fn inputs_fault(error: train::TrainError) -> anyhow::Error {
     match error {
-        train::TrainError::Stage(stage::StageError::NotFinite { .. }) => fault::users(error).into(),
         train::TrainError::Stage(_) => error.into(),
         _ => fault::users(error).into(),
+    }
+}
+
+/// What stops a run on its way is not the user's fault, unless training diverged.
+fn step_fault(error: train::TrainError) -> anyhow::Error {
+    match error {
+        train::TrainError::Stage(stage::StageError::NotFinite { .. }) => fault::users(error).into(),
+        _ => error.into(),
     }
 }
 

@@ -69,10 +69,9 @@ pub fn parse(name: &str, text: &str) -> (Table, Vec<Problem>) {
     (source.table(table.get_ref()), errors.iter().map(problem).collect())
 }
 
-/// One `key.key=value` of the command line as a file of one entry. A value that is no TOML is a string, so that words
-/// need no quotes; every place in it reads as the whole option.
-pub fn parse_option(option: &str, assignment: &str) -> Result<Table, Problem> {
-    let place = Place::named(&format!("{option} {assignment}"));
+/// One `key.key=value` of the command line, given at `place`, as a file of one entry. A value that is no TOML is a string, so that words
+/// need no quotes; every place in it is `place`.
+pub fn parse_option(place: Place, assignment: &str) -> Result<Table, Problem> {
     let Some((path, value)) = assignment.split_once('=') else {
         return Err(Problem::new(place, "this assigns nothing; write key=value, such as `steps=100`".into()));
     };

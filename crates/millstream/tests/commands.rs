@@ -33,7 +33,7 @@ fn what_you_may_not_ask() {
         (
             &["train", "--set", "batch.rows=10"],
             "error: the run file cannot be used: 1 problem\n  --set batch.rows=10: `batch.rows` is 10, but must be a multiple of \
-             `batch.microbatches`, which is 8; use 8 or 16 rows, or a number of microbatches that divides 10\n",
+             `batch.microbatches`, which is 4; use 8 or 12 rows, or a number of microbatches that divides 10\n",
         ),
         (
             &["train", "--out", "full"],

@@ -52,6 +52,11 @@ fn measure(generator: &Generator, args: &Args) -> anyhow::Result<()> {
     let sequence_length = args.sequence_length.unwrap_or(limit);
     let packing = Packing { sequence_length, borders: Borders::Joined };
     let result = generator.evaluate(&texts, packing).map_err(users)?;
+    if !result.nats.is_finite() {
+        let message = "the loss is infinite or not a number; the model's weights are damaged or come from a training \
+                       run that diverged";
+        return Err(UserFault::new(message).into());
+    }
     super::print(&format!(
         "loss           {:.4} nats per token\nperplexity     {:.2}\nbits per byte  {:.4}\ntokens         {}\nbytes          {}\n",
         result.nats_per_token(),
@@ -69,7 +74,7 @@ fn write_logits(generator: &Generator, tokens: &Path, out: &Path) -> anyhow::Res
     let text = std::fs::read_to_string(tokens).map_err(|error| fault(error.to_string()))?;
     let ids: Vec<u32> = serde_json::from_str(&text)
         .map_err(|error| fault(format!("{error}")).hint("write a JSON list of token ids, such as [1, 529, 7]"))?;
-    let logits = generator.logits(&ids).map_err(users)?;
+    let logits = generator.logits(&ids).map_err(|error| fault(error.to_string()))?;
     let shape = vec![ids.len(), logits.len() / ids.len()];
     let bytes: Vec<u8> = logits.iter().flat_map(|value| value.to_le_bytes()).collect();
     let tensor = TensorView::new(Dtype::F32, shape, &bytes)?;

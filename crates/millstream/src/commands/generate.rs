@@ -18,13 +18,13 @@ pub struct Args {
     #[arg(long, default_value_t = 200)]
     pub tokens: usize,
     /// Softmax temperature; 0 takes the likeliest token.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Draw from the so many likeliest tokens only.
     #[arg(long, value_name = "N")]
     pub top_k: Option<usize>,
     /// Draw from the likeliest tokens that together have this probability.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Every draw is a function of this and the token's position.
     #[arg(long, default_value_t = 0)]

@@ -2,9 +2,9 @@
 
 use crate::Outcome;
 use crate::fault::UserFault;
-use crate::out_folder::{OutFolder, write_whole};
+use crate::out_folder::OutFolder;
 use crate::run_file::{self, Request};
-use crate::session;
+use crate::{model_folder, session};
 use std::path::PathBuf;
 use train::Resume;
 
@@ -22,7 +22,7 @@ pub struct Args {
     /// Continue the run in this folder from its newest checkpoint.
     #[arg(long, value_name = "FOLDER", conflicts_with_all = ["run_file", "out", "from"])]
     resume: Option<PathBuf>,
-    /// Fine-tune the model in this folder (config.json, safetensors, tokenizer.json).
+    /// Fine-tune the model of a run, or of a folder with config.json, safetensors and tokenizer.json.
     #[arg(long, value_name = "FOLDER")]
     from: Option<PathBuf>,
 }
@@ -34,13 +34,13 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         None => run_file,
         Some(folder) => Some(resumed(folder)?),
     };
+    let from = from.map(|folder| model_folder::find(&folder)).transpose()?;
     let settings = run_file::resolve(&Request { file, sets, from }).map_err(crate::fault::users)?;
     let resuming = resume.is_some();
     let folder = match resume {
         Some(folder) => OutFolder::existing(folder)?,
         None => OutFolder::create(out)?,
     };
-    write_whole(&folder.path().join("run.toml"), run_file::write(&settings))?;
     session::train(settings, folder, if resuming { Resume::Latest } else { Resume::Fresh })
 }
 

@@ -82,7 +82,14 @@ fn tokenizer(section: &Reader, model: &Reader) -> Option<TokenizerSource> {
             None
         }
         (None, None) => match model.optional("from", text)? {
-            Some(folder) => Some(TokenizerSource::File(PathBuf::from(folder).join("tokenizer.json"))),
+            Some(folder) => {
+                let (folder, file) = (PathBuf::from(&folder), PathBuf::from(&folder).join("tokenizer.json"));
+                if folder.is_dir() && !file.exists() {
+                    model.refuse("from", "", "it has no tokenizer.json", "name one with `tokenizer.file`");
+                    return None;
+                }
+                Some(TokenizerSource::File(file))
+            }
             None => {
                 section.missing("vocab_size", "the entries of a tokenizer to train; or give `file` to load one");
                 None

@@ -240,7 +240,7 @@ const GOLDEN_FILES: &[(&str, &str)] = &[
         "preset = \"defualt\"\nsteps = 3",
         r#"2 problems
   run.toml:1:10: `preset` is "defualt", but must be "default" or "small" or "split-backward-4-stages"
-  preset `default`:32:16: `optimizer.warmup_steps` is 30, but it must fit into the run, and `steps` is 3; use 3 or less, or train longer"#,
+  preset `default`:32:16: `optimizer.warmup_steps` is 40, but it must fit into the run, and `steps` is 3; use 3 or less, or train longer"#,
     ),
     (
         "preset = \"default\"\nsteps = \n[pipeline]\nstages = 3\nstages = 4\n[batch\nrows = 4\n",
@@ -273,7 +273,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("data.paths", "[\"Cargo.toml\"]"),
     ("data.field", "content"),
     ("data.validation_fraction", "0.25"),
-    ("data.sequence_length", "128"),
+    ("data.sequence_length", "96"),
     ("data.isolate_documents", "false"),
     ("tokenizer.vocab_size", "1000"),
     ("tokenizer.file", "Cargo.toml"),
@@ -292,7 +292,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("model.tie_word_embeddings", "true"),
     ("model.initializer_range", "0.01"),
     ("batch.rows", "24"),
-    ("batch.microbatches", "4"),
+    ("batch.microbatches", "2"),
     ("pipeline.stages", "3"),
     ("pipeline.cut", "[4, 6]"),
     ("pipeline.ranks", "[1, 0]"),
@@ -379,7 +379,7 @@ fn layers() {
     // The file over its preset, options over the file, the last one first.
     let file = "preset = \"default\"\nsteps = 77\n[batch]\nrows = 32\n";
     let settings = resolve_text(file, &["batch.rows=48", "batch.rows=40"]).unwrap();
-    assert_eq!((settings.steps, settings.batch.rows, settings.batch.microbatches), (77, 40, 8));
+    assert_eq!((settings.steps, settings.batch.rows, settings.batch.microbatches), (77, 40, 4));
     // One kind of tokenizer takes the other out.
     let settings = resolve_text(file, &["tokenizer.file=Cargo.toml"]).unwrap();
     assert_eq!(settings.tokenizer, train::TokenizerSource::File("Cargo.toml".into()));
