@@ -42,6 +42,9 @@ struct Factors {
     keep: f32,
     beta1: f32,
     beta2: f32,
+    /// `1 - beta` from f64: from an f32 beta of 0.999 it would be off by 1e-5.
+    rest1: f32,
+    rest2: f32,
     rate: f32,
     root_correction: f32,
     epsilon: f32,
@@ -57,6 +60,8 @@ impl AdamW {
             keep: (1.0 - self.learning_rate * self.weight_decay) as f32,
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            rest2: (1.0 - self.beta2) as f32,
             rate: (self.learning_rate / correction1) as f32,
             root_correction: correction2.sqrt() as f32,
             epsilon: self.epsilon as f32,
@@ -95,8 +100,8 @@ fn update_chunk<const FMA: bool>(f: Factors, p: &mut [f32], g: &[f32], m: &mut [
     let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
     for i in 0..n {
         let g = g[i] * f.scale;
-        m[i] = f.beta1 * m[i] + (1.0 - f.beta1) * g;
-        v[i] = f.beta2 * v[i] + (1.0 - f.beta2) * g * g;
+        m[i] = f.beta1 * m[i] + f.rest1 * g;
+        v[i] = f.beta2 * v[i] + f.rest2 * g * g;
         p[i] = f.keep * p[i] - f.rate * m[i] / (v[i].sqrt() / f.root_correction + f.epsilon);
     }
 }
@@ -104,8 +109,8 @@ vectorised!(fn update_one(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v
 
 fn composed(f: Factors, p: Tensor<1>, g: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
     let g = g * f.scale;
-    let m = moments.m * f.beta1 + g.clone() * (1.0 - f.beta1);
-    let v = moments.v * f.beta2 + g.clone() * g * (1.0 - f.beta2);
+    let m = moments.m * f.beta1 + g.clone() * f.rest1;
+    let v = moments.v * f.beta2 + g.clone() * g * f.rest2;
     let p = p * f.keep - m.clone() * f.rate / (v.clone().sqrt() / f.root_correction + f.epsilon);
     (p, Moments { m, v })
 }

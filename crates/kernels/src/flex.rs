@@ -1,9 +1,9 @@
 //! The CPU backend's fused paths, for contiguous f32; everything else takes the compositions.
 
 use crate::ops::{Kernels, plain};
-use crate::{linear, log_probability, rms_norm, rope, swiglu};
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use crate::{linear, log_probability, masked_softmax, rms_norm, rope, swiglu};
 use burn::backend::Flex;
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{DType, TensorData};
 
 /// Row-major elements. The caller made the tensor contiguous with [`contiguous`].
@@ -82,7 +82,26 @@ impl Kernels for Flex {
         }
     }
 
-    fn rms_norm_forward(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn masked_softmax_forward(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        if scores.dtype() == DType::F32 && scores.is_contiguous() {
+            masked_softmax::forward_flex(scores, &hidden, scale)
+        } else {
+            plain::masked_softmax_forward::<Self>(scores, hidden, scale)
+        }
+    }
+
+    fn masked_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        match contiguous([&y]) {
+            Some([y]) if dy.dtype() == DType::F32 && dy.is_contiguous() => masked_softmax::backward_flex(&y, dy, scale),
+            _ => plain::masked_softmax_backward::<Self>(y, dy, scale),
+        }
+    }
+
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         match contiguous([&x, &w]) {
             Some([x, w]) => rms_norm::forward_flex(&x, &w, eps),
             None => plain::rms_norm_forward::<Self>(x, w, eps),

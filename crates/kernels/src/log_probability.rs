@@ -32,10 +32,7 @@ fn scaled_softmax_row<const FMA: bool>(row: &mut [f32], log_sum_exp: f32, scale:
 }
 vectorised!(fn scaled_softmax(row: &mut [f32], log_sum_exp: f32, scale: f32) = scaled_softmax_row);
 
-pub(crate) fn forward_flex(
-    logits: &FloatTensor<Flex>,
-    targets: &[usize],
-) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
+pub(crate) fn forward_flex(logits: &FloatTensor<Flex>, targets: &[usize]) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
     let vocabulary = logits.layout().shape()[1];
     let logits = flex::slice(logits);
     let lse: Vec<f32> = logits.par_chunks(vocabulary).map(log_sum_exp).collect();

@@ -2,7 +2,7 @@
 
 use crate::linear::WeightGrads;
 use crate::seed::Slot;
-use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
 
 /// Operations of ours. `_forward` and `_backward` are plain; the name without suffix is the differentiable one.
@@ -48,8 +48,27 @@ pub trait Kernels: Backend {
         Self::log_probability_forward(logits, targets).0
     }
 
+    /// See [`crate::masked_softmax`].
+    fn masked_softmax_forward(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        plain::masked_softmax_forward::<Self>(scores, hidden, scale)
+    }
+
+    /// Gradient of the scores from the weights `y` and their gradient.
+    fn masked_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        plain::masked_softmax_backward::<Self>(y, dy, scale)
+    }
+
+    /// See [`crate::masked_softmax`].
+    fn masked_softmax(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
+        Self::masked_softmax_forward(scores, hidden, scale)
+    }
+
     /// Normalised and scaled rows, and one over each row's root mean square `[n]`.
-    fn rms_norm_forward(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        w: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         plain::rms_norm_forward::<Self>(x, w, eps)
     }
 
@@ -150,6 +169,25 @@ pub(crate) mod plain {
             gradient,
             burn::tensor::IndexingUpdateOp::Add,
         )
+    }
+
+    /// In a row that hides all, the sum is 0, and the smallest number in its place leaves the zeros.
+    pub fn masked_softmax_forward<B: Backend>(
+        scores: FloatTensor<B>,
+        hidden: BoolTensor<B>,
+        scale: f64,
+    ) -> FloatTensor<B> {
+        let hidden = B::bool_expand(hidden, scores.shape());
+        let scores = B::float_mask_fill(B::float_mul_scalar(scores, scale.into()), hidden.clone(), f32::MIN.into());
+        let max = B::float_max_dim(scores.clone(), 3);
+        let exp = B::float_mask_fill(B::float_exp(B::float_sub(scores, max)), hidden, 0.0.into());
+        let total = B::float_sum_dim(exp.clone(), 3);
+        B::float_div(exp, B::float_clamp_min(total, f32::MIN_POSITIVE.into()))
+    }
+
+    pub fn masked_softmax_backward<B: Backend>(y: FloatTensor<B>, dy: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
+        let mean = B::float_sum_dim(B::float_mul(y.clone(), dy.clone()), 3);
+        B::float_mul_scalar(B::float_mul(y, B::float_sub(dy, mean)), scale.into())
     }
 
     pub fn rms_norm_forward<B: Backend>(

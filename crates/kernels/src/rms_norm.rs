@@ -65,8 +65,11 @@ pub(crate) fn backward_flex(
     let (x, w, inverse_rms, dy) = (flex::slice(x), flex::slice(w), flex::slice(inverse_rms), flex::slice(dy));
     let mut dx = vec![0.0; n * d];
     let block = BLOCK_ROWS * d;
-    let blocks =
-        x.par_chunks(block).zip(dy.par_chunks(block)).zip(inverse_rms.par_chunks(BLOCK_ROWS)).zip(dx.par_chunks_mut(block));
+    let blocks = x
+        .par_chunks(block)
+        .zip(dy.par_chunks(block))
+        .zip(inverse_rms.par_chunks(BLOCK_ROWS))
+        .zip(dx.par_chunks_mut(block));
     let partial: Vec<Vec<f32>> = blocks
         .map(|(((x, dy), r), dx)| {
             let mut dw = vec![0.0; d];

@@ -1,7 +1,6 @@
 //! Causal attention with grouped-query heads.
 
 use crate::Rows;
-use burn::tensor::activation::softmax;
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 /// Which keys a query may not see: `[rows, 1, queries, keys]`, true where hidden. Query `i` of a row is its key
@@ -38,9 +37,7 @@ pub(crate) fn attention(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, hidden: Tensor
     let group = heads / kv_heads;
     let stacked = q.reshape([rows, kv_heads, group * queries, head_dim]);
     let scale = (head_dim as f64).sqrt().recip();
-    let scores = stacked.matmul(k.transpose()) * scale;
-    let scores = scores.reshape([rows, heads, queries, keys]);
-    let hidden = hidden.expand([rows, heads, queries, keys]);
-    let weights = softmax(scores.mask_fill(hidden, f32::NEG_INFINITY), 3);
+    let scores = stacked.matmul(k.transpose()).reshape([rows, heads, queries, keys]);
+    let weights = kernels::masked_softmax(scores, hidden, scale);
     weights.reshape([rows, kv_heads, group * queries, keys]).matmul(v).reshape([rows, heads, queries, head_dim])
 }

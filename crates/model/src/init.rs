@@ -20,7 +20,10 @@ pub fn draw(architecture: &Architecture, weight: &Weight, seed: u64) -> Vec<f32>
             let scale = if into_residual { (2.0 * architecture.num_hidden_layers as f64).sqrt().recip() } else { 1.0 };
             let deviation = architecture.initializer_range * scale;
             let normal = Normal::new(0.0, deviation).expect("invariant: a checked architecture's range is finite");
-            let key = blake3::derive_key("millstream parameter initialisation 1", &[&seed.to_le_bytes(), weight.name.as_bytes()].concat());
+            let key = blake3::derive_key(
+                "millstream parameter initialisation 1",
+                &[&seed.to_le_bytes(), weight.name.as_bytes()].concat(),
+            );
             let mut generator = ChaCha8Rng::from_seed(key);
             (0..n).map(|_| normal.sample(&mut generator) as f32).collect()
         }

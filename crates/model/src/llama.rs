@@ -48,7 +48,8 @@ impl<'a> Visit<'a> {
         let (heads, kv_heads, e) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
         let (r, t) = (self.rows.n_rows, self.rows.n_tokens);
         let prefix = format!("model.layers.{layer}.self_attn");
-        let x_ND = norm(self.part, &format!("model.layers.{layer}.input_layernorm.weight"), hidden_ND.clone(), self.tape);
+        let x_ND =
+            norm(self.part, &format!("model.layers.{layer}.input_layernorm.weight"), hidden_ND.clone(), self.tape);
         let mut project = |name: &str| linear(self.part, &format!("{prefix}.{name}"), x_ND.clone(), self.tape);
         let (q, k, v) = (project("q_proj"), project("k_proj"), project("v_proj"));
         let rotate = |x| kernels::rope(x, self.cos.clone(), self.sin.clone());

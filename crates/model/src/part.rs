@@ -142,13 +142,7 @@ impl Part {
     }
 
     /// The blocks before the head.
-    fn apply(
-        &self,
-        rows: &Rows,
-        hidden: Option<Tensor<2>>,
-        tape: &mut Tape,
-        cache: Option<&mut Cache>,
-    ) -> Tensor<2> {
+    fn apply(&self, rows: &Rows, hidden: Option<Tensor<2>>, tape: &mut Tape, cache: Option<&mut Cache>) -> Tensor<2> {
         let source = match self.embedding() {
             Some(table) => {
                 assert!(hidden.is_none(), "the embedding reads token ids");

@@ -22,7 +22,8 @@ impl Objective {
                 let pairs = log_probability.iter().zip(weights);
                 // A token of weight 0 may have any log-probability, minus infinity included.
                 let counted = pairs.filter(|(_, weight)| **weight != 0.0);
-                let sum: f64 = counted.map(|(&log_probability, &weight)| f64::from(log_probability) * f64::from(weight)).sum();
+                let sum: f64 =
+                    counted.map(|(&log_probability, &weight)| f64::from(log_probability) * f64::from(weight)).sum();
                 let derivative = weights.iter().map(|&weight| (-f64::from(weight) / total_weight) as f32).collect();
                 (-sum / total_weight, derivative)
             }

@@ -111,7 +111,8 @@ impl Pipeline {
             let (commands, inbox) = channel();
             let thread = std::thread::Builder::new().name(format!("rank {rank}"));
             pipeline.threads.push(
-                thread.spawn(move || in_own_pool(rank, n_threads, || serve(player, inbox)))
+                thread
+                    .spawn(move || in_own_pool(rank, n_threads, || serve(player, inbox)))
                     .expect("invariant: the system starts a thread"),
             );
             pipeline.commands.push(commands);
@@ -287,7 +288,11 @@ impl Homes {
             let mut names: Vec<String> = Vec::new();
             for weight in blocks.iter().flat_map(|&block| spec.architecture.weights(block)) {
                 if !names.contains(&weight.name) {
-                    holders.entry(weight.name.clone()).or_default().push((Stage(stage), stage_ranks[stage], names.len()));
+                    holders.entry(weight.name.clone()).or_default().push((
+                        Stage(stage),
+                        stage_ranks[stage],
+                        names.len(),
+                    ));
                     names.push(weight.name);
                 }
             }

@@ -87,13 +87,22 @@ impl Player {
             }
             drop(permit);
             let end_s = now_s();
-            played.spans.push(Span { rank, action, stage, label: step.schedule.label(action), asked_s, start_s, end_s });
+            played.spans.push(Span {
+                rank,
+                action,
+                stage,
+                label: step.schedule.label(action),
+                asked_s,
+                start_s,
+                end_s,
+            });
             let middle_s = (start_s + end_s) / 2.0;
             played.memory.push(MemorySample { rank, at_s: middle_s, bytes: ledger::take_peak(rank.0) });
             played.memory.push(MemorySample { rank, at_s: end_s, bytes: ledger::live(rank.0) });
         }
         played.gradient_norm = in_flight.update.map(|(norm, _)| norm);
-        let left = in_flight.carries.len() + in_flight.gradients.len() + in_flight.saved.len() + in_flight.weight_grads.len();
+        let left =
+            in_flight.carries.len() + in_flight.gradients.len() + in_flight.saved.len() + in_flight.weight_grads.len();
         assert_eq!(left, 0, "a valid schedule uses everything it makes");
         Ok(played)
     }
@@ -118,7 +127,8 @@ impl Player {
                 let pending = self.endpoint.receive(from, tag(Channel::Gradient(key)));
                 let message = self.endpoint.wait(pending)?;
                 let _account = ledger::scope(rank.0, Category::Buffers);
-                let [Buffer::F32(gradient)] = <[Buffer; 1]>::try_from(message).expect("invariant: a gradient is one buffer")
+                let [Buffer::F32(gradient)] =
+                    <[Buffer; 1]>::try_from(message).expect("invariant: a gradient is one buffer")
                 else {
                     panic!("a gradient is f32");
                 };
@@ -200,14 +210,14 @@ impl Player {
                 let next = key.at(key.hop.0 + 1);
                 let carry = in_flight.carries.remove(&next).expect("invariant: forward before send");
                 let to = route.after(key.hop).expect("invariant: a send has a receiver").rank;
-                self.endpoint.send(to, tag(Channel::Activation(next)), carry.into_message())?;
+                self.send(to, tag(Channel::Activation(next)), carry.into_message())?;
             }
             Op::SendGradient => {
                 let previous = key.at(key.hop.0 - 1);
                 let gradient = in_flight.gradients.remove(&previous).expect("invariant: backward before send");
                 let to = route.before(key.hop).expect("invariant: a send has a receiver").rank;
                 let message = vec![Buffer::F32(into_vec(gradient))];
-                self.endpoint.send(to, tag(Channel::Gradient(previous)), message)?;
+                self.send(to, tag(Channel::Gradient(previous)), message)?;
             }
             // Taken in while waiting.
             Op::RecvActivation | Op::RecvGradient => {}
@@ -217,6 +227,20 @@ impl Player {
             }
         }
         Ok(())
+    }
+
+    /// Hands a visit's buffers to a peer, and books them to it at once: a message that waits is the receiver's, as the
+    /// simulator has it.
+    fn send(&self, to: Rank, tag: Tag, buffers: Vec<Buffer>) -> Result<(), StageError> {
+        let _account = ledger::scope(to.0, Category::Buffers);
+        for buffer in &buffers {
+            match buffer {
+                Buffer::F32(values) => ledger::adopt(values),
+                Buffer::F64(values) => ledger::adopt(values),
+                Buffer::I32(values) => ledger::adopt(values),
+            }
+        }
+        Ok(self.endpoint.send(to, tag, buffers)?)
     }
 
     fn stage(&mut self, op: StageOp, stage: Stage, in_flight: &mut InFlight) {
@@ -242,7 +266,8 @@ impl Player {
                 continue;
             }
             let tag = |from: Stage| Tag { epoch: 0, step: step.number, channel: Channel::Tied(number, from.0) };
-            let mut others: Vec<Rank> = tie.holders.iter().map(|holder| holder.1).filter(|&other| other != rank).collect();
+            let mut others: Vec<Rank> =
+                tie.holders.iter().map(|holder| holder.1).filter(|&other| other != rank).collect();
             others.sort();
             others.dedup();
             for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
@@ -295,8 +320,14 @@ impl Player {
         let steps = |list: &[Action]| {
             list.iter().any(|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }))
         };
-        let group: Vec<Rank> =
-            step.schedule.ranks.iter().enumerate().filter(|(_, list)| steps(list)).map(|(rank, _)| Rank(rank)).collect();
+        let group: Vec<Rank> = step
+            .schedule
+            .ranks
+            .iter()
+            .enumerate()
+            .filter(|(_, list)| steps(list))
+            .map(|(rank, _)| Rank(rank))
+            .collect();
         let tag = Tag { epoch: 0, step: step.number, channel: Channel::Collective(0) };
         let all = self.endpoint.all_gather(&group, tag, squares)?;
         Ok(all.into_iter().flatten().sum::<f64>().sqrt())

@@ -36,7 +36,8 @@ impl Store {
         let _gradients = ledger::category(Category::Gradients);
         self.gradients.clear();
         let device = self.part.device();
-        let zeros = self.part.parameters().iter().map(|parameter| Tensor::zeros([parameter.weight.n_elements()], device));
+        let zeros =
+            self.part.parameters().iter().map(|parameter| Tensor::zeros([parameter.weight.n_elements()], device));
         self.gradients = zeros.collect();
     }
 

@@ -1,5 +1,7 @@
 //! One visit's forward and backward.
 
+#![expect(clippy::large_enum_variant, reason = "values are kept one per visit and moved a few times a step")]
+
 use crate::carry::{Carry, into_vec};
 use crate::objective::Objective;
 use crate::store::{Recompute, Store};

@@ -1,0 +1,213 @@
+//! Every operation: the fused f32 path against the composition in f64, and the composition's gradients against
+//! differences.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use kernels::{Seed, WeightGrads, weight_gradient};
+use std::sync::mpsc::channel;
+
+/// Relative to the largest entry, and to 0.1 for gradients of inputs of order 1, whose terms may cancel. f32 rounds by
+/// 6e-8; up to 131 terms are added, and `exp` has 2e-7 of its own.
+const F32: f64 = 3e-6;
+/// Central differences with a step of 1e-5 are exact to its square and to 1e-16 / 1e-5.
+const DIFFERENCES: f64 = 1e-8;
+
+type Apply = dyn Fn(&[Tensor<2>]) -> Tensor<2>;
+
+/// An operation of matrices, as a matrix.
+struct Case {
+    name: &'static str,
+    shapes: Vec<[usize; 2]>,
+    apply: Box<Apply>,
+}
+
+/// Numbers in [-1, 1) that do not repeat soon (Weyl's sequence), exact in f32.
+fn noise(n: usize, seed: usize) -> Vec<f64> {
+    let at = |i: usize| (i + 1) as f64 * 0.618_033_988_75 + seed as f64 * 0.414_213_562;
+    (0..n).map(|i| f64::from((2.0 * (at(i) * at(i)).fract() - 1.0) as f32)).collect()
+}
+
+fn tensor<const D: usize>(values: Vec<f64>, shape: [usize; D], dtype: DType) -> Tensor<D> {
+    let exact: Tensor<D> = Tensor::from_data(TensorData::new(values, shape), (&Device::flex(), DType::F64));
+    exact.cast(dtype)
+}
+
+fn values<const D: usize>(t: Tensor<D>) -> Vec<f64> {
+    t.cast(DType::F64).into_data().try_into_vec().unwrap()
+}
+
+fn assert_close(found: &[f64], wanted: &[f64], least: f64, tolerance: f64, what: &str) {
+    let largest = wanted.iter().fold(least, |max, x| max.max(x.abs()));
+    assert_eq!(found.len(), wanted.len(), "{what}");
+    for (i, (found, wanted)) in found.iter().zip(wanted).enumerate() {
+        let difference = (found - wanted).abs();
+        assert!(difference <= tolerance * largest, "{what}: entry {i} is {found}, not {wanted}, of at most {largest}");
+    }
+}
+
+/// The result, and the gradients of all inputs for `dy`.
+fn run(case: &Case, inputs: &[Vec<f64>], dy: &[f64], dtype: DType) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let leaf = |(values, shape): (&Vec<f64>, &[usize; 2])| {
+        Tensor::from_inner(tensor(values.clone(), *shape, dtype)).require_grad()
+    };
+    let leaves: Vec<Tensor<2>> = inputs.iter().zip(&case.shapes).map(leaf).collect();
+    let (seed, y) = Seed::new((case.apply)(&leaves));
+    let mut gradients = seed.backward(tensor(dy.to_vec(), y.dims(), dtype));
+    (values(y), leaves.iter().map(|leaf| values(leaf.grad_remove(&mut gradients).unwrap())).collect())
+}
+
+fn output(case: &Case, inputs: &[Vec<f64>]) -> Vec<f64> {
+    let plain = |(values, shape): (&Vec<f64>, &[usize; 2])| tensor(values.clone(), *shape, DType::F64);
+    values((case.apply)(&inputs.iter().zip(&case.shapes).map(plain).collect::<Vec<_>>()))
+}
+
+/// `size` is that of the inputs' entries; differences are taken where the function is not saturated.
+fn check(case: &Case, size: f64) {
+    let what = |of: &str| format!("{} {:?} times {size}, {of}", case.name, case.shapes);
+    let draw = |(i, shape): (usize, &[usize; 2])| noise(shape[0] * shape[1], i).iter().map(|x| x * size).collect();
+    let mut inputs: Vec<Vec<f64>> = case.shapes.iter().enumerate().map(draw).collect();
+    let dy = noise(output(case, &inputs).len(), 7);
+    let (y, gradients) = run(case, &inputs, &dy, DType::F64);
+    let (y_f32, gradients_f32) = run(case, &inputs, &dy, DType::F32);
+    assert_eq!(y, output(case, &inputs), "{}", what("tracked and not"));
+    assert_close(&y_f32, &y, 0.0, F32, &what("result"));
+    for (i, (found, wanted)) in gradients_f32.iter().zip(&gradients).enumerate() {
+        assert_close(found, wanted, 0.1 / size, F32, &what(&format!("gradient {i}")));
+    }
+    if size > 1.0 {
+        return;
+    }
+    const H: f64 = 1e-5;
+    for input in 0..inputs.len() {
+        let mut slopes = Vec::new();
+        for i in 0..inputs[input].len().min(40) {
+            let x = inputs[input][i];
+            let [above, below] = [x + H, x - H].map(|x| {
+                inputs[input][i] = x;
+                output(case, &inputs).iter().zip(&dy).map(|(y, dy)| y * dy).sum::<f64>()
+            });
+            inputs[input][i] = x;
+            slopes.push((above - below) / (2.0 * H));
+        }
+        // Differences are exact to their own scale, which sums of the result set, not to that of a tiny gradient.
+        let found = &gradients[input][..slopes.len()];
+        for (found, slope) in found.iter().zip(&slopes) {
+            assert!((found - slope).abs() < DIFFERENCES * (1.0 + slope.abs()), "{}: {found} {slope}", what("slope"));
+        }
+    }
+}
+
+fn rms_norm([n, d]: [usize; 2]) -> Case {
+    let apply = move |x: &[Tensor<2>]| kernels::rms_norm(x[0].clone(), x[1].clone().reshape([d]), 1e-5);
+    Case { name: "rms_norm", shapes: vec![[n, d], [1, d]], apply: Box::new(apply) }
+}
+
+fn swiglu([n, ff]: [usize; 2]) -> Case {
+    let apply = |x: &[Tensor<2>]| kernels::swiglu(x[0].clone(), x[1].clone());
+    Case { name: "swiglu", shapes: vec![[n, ff]; 2], apply: Box::new(apply) }
+}
+
+fn log_probability([n, vocabulary]: [usize; 2]) -> Case {
+    let apply = move |x: &[Tensor<2>]| {
+        let targets: Vec<i32> = (0..n).map(|i| (i * 5 % vocabulary) as i32).collect();
+        let targets: Tensor<1, Int> = Tensor::from_data(TensorData::new(targets, [n]), &Device::flex());
+        kernels::log_probability(x[0].clone(), targets).unsqueeze_dim(1)
+    };
+    Case { name: "log_probability", shapes: vec![[n, vocabulary]], apply: Box::new(apply) }
+}
+
+/// Heads of twice `half`.
+fn rope([n, heads, half]: [usize; 3]) -> Case {
+    let apply = move |x: &[Tensor<2>]| {
+        let angle = |f: fn(f64) -> f64| tensor((0..n * half).map(|i| f(i as f64)).collect(), [n, half], x[0].dtype());
+        kernels::rope(x[0].clone(), angle(f64::cos), angle(f64::sin))
+    };
+    Case { name: "rope", shapes: vec![[n, heads * 2 * half]], apply: Box::new(apply) }
+}
+
+/// Keys hidden here and there; the last query of every row sees none.
+fn masked_softmax([rows, heads, queries, keys]: [usize; 4]) -> Case {
+    let apply = move |x: &[Tensor<2>]| {
+        let at = |i: usize| (i * 7 % 5 < 2 && !i.is_multiple_of(keys)) || i / keys % queries == queries - 1;
+        let hidden: Vec<bool> = (0..rows * queries * keys).map(at).collect();
+        let hidden: Tensor<4, Bool> =
+            Tensor::from_data(TensorData::new(hidden, [rows, 1, queries, keys]), &Device::flex());
+        let y = kernels::masked_softmax(x[0].clone().reshape([rows, heads, queries, keys]), hidden, 0.3);
+        y.reshape([rows * heads * queries, keys])
+    };
+    Case { name: "masked_softmax", shapes: vec![[rows * heads * queries, keys]], apply: Box::new(apply) }
+}
+
+fn linear([n, n_in, n_out]: [usize; 3]) -> Case {
+    let apply = move |x: &[Tensor<2>]| {
+        let w = tensor(noise(n_out * n_in, 3), [n_out, n_in], x[0].dtype());
+        // Backward needs somebody who listens; what it leaves is looked at in `weight_gradients`.
+        let (queue, kept) = channel();
+        std::mem::forget(kept);
+        kernels::linear(x[0].clone(), w, 0, WeightGrads(queue))
+    };
+    Case { name: "linear", shapes: vec![[n, n_in]], apply: Box::new(apply) }
+}
+
+#[test]
+fn fused_equals_composed_equals_differences() {
+    let cases = [
+        [[1, 1], [1, 7], [3, 32], [67, 5], [130, 131]].map(rms_norm).into_iter().collect::<Vec<_>>(),
+        [[1, 1], [3, 11], [131, 127]].map(swiglu).into(),
+        [[1, 1], [1, 2], [5, 33], [11, 131]].map(log_probability).into(),
+        [[1, 1, 1], [3, 2, 5], [67, 3, 4]].map(rope).into(),
+        [[1, 1, 2, 1], [2, 3, 5, 7], [1, 2, 3, 67]].map(masked_softmax).into(),
+        [[1, 1, 1], [5, 3, 7], [67, 31, 13]].map(linear).into(),
+    ];
+    for case in cases.iter().flatten() {
+        check(case, 1.0);
+    }
+    for size in [30.0, 1e4] {
+        check(&log_probability([5, 33]), size);
+        check(&masked_softmax([2, 3, 5, 7]), size);
+        check(&swiglu([3, 11]), size);
+        check(&rms_norm([3, 32]), size);
+    }
+}
+
+/// The queue's entry and the weight pass against a tracked product of burn's own, added to what was there.
+#[test]
+fn weight_gradients() {
+    for [n, n_in, n_out] in [[1, 1, 1], [5, 3, 7], [67, 31, 13]] {
+        for (dtype, tolerance) in [(DType::F32, F32), (DType::F64, 1e-14)] {
+            let [x, w, dy, sum] = [[n, n_in], [n_out, n_in], [n, n_out], [n_out, n_in]]
+                .map(|shape| tensor(noise(shape[0] * shape[1], shape[0] + shape[1]), shape, dtype));
+            let leaf = Tensor::from_inner(w.clone()).require_grad();
+            let mut gradients = (x.clone().matmul(leaf.clone().transpose()) * dy.clone()).sum().backward();
+            let wanted = values(leaf.grad_remove(&mut gradients).unwrap() + sum.clone());
+
+            let (queue, left) = channel();
+            let y = kernels::linear(Tensor::from_inner(x).require_grad(), w, 11, WeightGrads(queue));
+            drop(Seed::new(y).0.backward(dy));
+            let left = left.recv().unwrap();
+            assert_eq!(left.parameter, 11);
+            let found = values(weight_gradient(sum, left.dy, left.x));
+            assert_close(&found, &wanted, 0.0, tolerance, &format!("[{n}, {n_in}, {n_out}] {dtype:?}"));
+        }
+    }
+}
+
+/// To the bit what a product with the gradient gives.
+#[test]
+fn seeds() {
+    let [x, g] = [1, 2].map(|seed| tensor(noise(35, seed), [5, 7], DType::F32));
+    let through = |backward: fn(Tensor<2>, Tensor<2>) -> burn::tensor::Gradients| {
+        let leaf = Tensor::from_inner(x.clone()).require_grad();
+        let mut gradients = backward(leaf.clone().exp(), g.clone());
+        values(leaf.grad_remove(&mut gradients).unwrap())
+    };
+    assert_eq!(through(|y, g| Seed::new(y).0.backward(g)), through(|y, g| (y * g).sum().backward()));
+}
+
+#[test]
+#[should_panic(expected = "a gradient has the shape of its tensor")]
+fn seeds_refuse_other_shapes() {
+    let y = Tensor::from_inner(tensor(noise(6, 1), [2, 3], DType::F32)).require_grad();
+    drop(Seed::new(y).0.backward(tensor(noise(6, 1), [3, 2], DType::F32)));
+}

@@ -1,0 +1,11 @@
+//! One stage equals k stages equals the unsplit model equals PyTorch.
+
+#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod failure;
+mod plans;
+mod pytorch;
+mod reference;
+mod routes;
+mod setup;
+mod updates;
