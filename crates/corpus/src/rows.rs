@@ -24,8 +24,9 @@ pub struct Packing {
 pub enum Borders {
     /// Nothing but an end-of-text token: positions run on and every target counts.
     Joined,
-    /// The end of attention: positions restart, documents are numbered, and a document's first token, which would be
-    /// predicted from another document, does not count as a target.
+    /// The end of attention: positions restart and documents are numbered. As an input, the end of text belongs to the
+    /// document that it opens: at position 0, it predicts the first token from nothing but itself, which is also how
+    /// generation starts.
     Isolated,
 }
 
@@ -127,8 +128,7 @@ impl Epoch {
 
 /// Validation rows in the order of the text; every token is a target once.
 ///
-/// The first row starts at the ring's last token, an end of text, from which the first token is predicted. With isolated
-/// documents the first token of each does not count; every other does.
+/// The first row starts at the ring's last token, an end of text, from which the first token is predicted.
 #[derive(Clone, Debug)]
 pub struct ValidationRows {
     tokens: Arc<Tokens>,
@@ -176,27 +176,27 @@ fn push_row(batch: &mut Batch, tokens: &Tokens, packing: Packing, start: usize, 
     let mut document = tokens.document_of(start);
     let mut document_end = tokens.document(document).end;
     let (mut position, mut border_count) = (0, 0);
-    for _ in 0..inputs {
-        batch.ids.push(tokens.get(index) as i32);
-        batch.positions.push(position);
-        batch.documents.push(border_count);
-        position += 1;
+    for place in 0..inputs {
         index += 1;
-        let at_border = index == document_end;
-        if at_border {
+        let opens_document = index == document_end;
+        if opens_document {
             document = (document + 1) % tokens.documents();
             document_end = tokens.document(document).end;
             index %= ring;
-            if isolated {
+            if isolated && place > 0 {
                 position = 0;
                 border_count += 1;
             }
         }
+        batch.ids.push(tokens.get((index + ring - 1) % ring) as i32);
         batch.targets.push(tokens.get(index) as i32);
-        batch.weights.push(if at_border && isolated { 0.0 } else { 1.0 });
+        batch.positions.push(position);
+        batch.documents.push(border_count);
+        batch.weights.push(1.0);
+        position += 1;
     }
     let end_of_text = tokens.get(ring - 1) as i32;
-    if isolated && inputs > 0 && position > 0 {
+    if isolated && inputs > 0 {
         position = 0;
         border_count += 1;
     }

@@ -135,12 +135,16 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The ids of each text as a document: begin of text where the template has one, the text, end of text.
+    /// The ids of each text as a document: begin of text where the template has one, the text, end of text. Special
+    /// tokens written out in a text are text here, unlike in [`encode`](Self::encode), which reads prompts.
     ///
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_documents(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
-        let encodings = self.inner.encode_batch_fast(texts.to_vec(), false).map_err(encoding_failed)?;
+        // A control token written out in a text is text: one polluted file must not end documents in their middle.
+        let mut plain = self.inner.clone();
+        plain.set_encode_special_tokens(true);
+        let encodings = plain.encode_batch_fast(texts.to_vec(), false).map_err(encoding_failed)?;
         let document = |encoding: tokenizers::Encoding| {
             let ids = encoding.get_ids().iter().copied();
             self.begin_of_text.into_iter().chain(ids).chain([self.end_of_text]).collect()

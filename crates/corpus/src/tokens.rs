@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::path::Path;
 
 /// Part of the cache key: a change of the payload or of what is encoded makes old files unknown.
-const FORMAT: &str = "millstream corpus: tokens 1";
+const FORMAT: &str = "millstream corpus: tokens 2";
 
 /// Documents encoded at a time: enough to occupy all cores, little enough to bound the memory of encodings.
 const DOCUMENTS_PER_CHUNK: usize = 256;
@@ -40,6 +40,11 @@ enum Storage {
 }
 
 impl Tokens {
+    /// A fingerprint of all tokens and document borders, in hexadecimal: two texts with the same one train alike.
+    pub fn digest(&self) -> String {
+        blake3::hash(self.payload()).to_hex().to_string()
+    }
+
     /// The tokens of `documents`, from the cache in `folder` when it holds them, or encoded and put there.
     ///
     /// The file's name and seal depend on every document, the tokenizer and the format, so it is never stale.

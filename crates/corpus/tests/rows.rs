@@ -32,7 +32,7 @@ fn row(tokens: &Tokens, packing: Packing, start: usize, inputs: usize) -> Vec<Pl
     (0..packing.sequence_length)
         .map(|place| {
             if place >= inputs {
-                let borders = (0..inputs.saturating_sub(1)).filter(|&p| is_end(start + p)).count();
+                let borders = (1..inputs).filter(|&p| is_end(start + p)).count();
                 let own = (borders + usize::from(inputs > 0)) as i32;
                 return match packing.borders {
                     Borders::Joined => (END as i32, END as i32, place as i32, 0, 0.0),
@@ -43,9 +43,11 @@ fn row(tokens: &Tokens, packing: Packing, start: usize, inputs: usize) -> Vec<Pl
             match packing.borders {
                 Borders::Joined => (id, target, place as i32, 0, 1.0),
                 Borders::Isolated => {
-                    let borders = (0..place).filter(|&p| is_end(start + p)).count() as i32;
-                    let since = (0..place).rev().take_while(|&p| !is_end(start + p)).count() as i32;
-                    (id, target, since, borders, if is_end(start + place) { 0.0 } else { 1.0 })
+                    // Inputs that open a document, the row's first one aside.
+                    let opens = |&p: &usize| p > 0 && is_end(start + p);
+                    let borders = (0..=place).filter(opens).count() as i32;
+                    let opened = (0..=place).rev().find(opens).unwrap_or(0);
+                    (id, target, (place - opened) as i32, borders, 1.0)
                 }
             }
         })
@@ -92,11 +94,7 @@ fn validation_rows_are_the_text_in_order() {
                 let single = validation.batch(row, 1);
                 assert_eq!(rows(&single)[0], rows(&batch)[row], "{name} row {row} alone");
             }
-            let counted = match packing.borders {
-                Borders::Joined => flat.len(),
-                Borders::Isolated => flat.len() - lengths.len(),
-            };
-            assert_eq!(batch.weight(), counted as f64, "{name}");
+            assert_eq!(batch.weight(), flat.len() as f64, "{name}");
             let covered: Vec<i32> = batch.targets[..flat.len()].to_vec();
             assert_eq!(covered, flat, "{name}: every token is a target once, in order");
         }

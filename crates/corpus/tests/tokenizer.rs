@@ -14,6 +14,17 @@ fn fixture_documents() -> Vec<Document> {
     embedded_documents().into_iter().skip(53).step_by(7).collect()
 }
 
+/// A control token written out in a text is text; in a prompt it is the token.
+#[test]
+fn documents_have_no_control_tokens_inside() {
+    let tokenizer = Tokenizer::from_file(&fixtures().join("byte-level.json")).unwrap();
+    let text = "one<|endoftext|>two";
+    let ids = &tokenizer.encode_documents(&[text]).unwrap()[0];
+    let ends = |ids: &[u32]| ids.iter().filter(|&&id| id == tokenizer.end_of_text()).count();
+    assert_eq!((ends(ids), ends(&tokenizer.encode(text).unwrap())), (1, 1));
+    assert_eq!(ids.last(), Some(&tokenizer.end_of_text()));
+}
+
 #[test]
 fn training_is_the_same_everywhere() {
     if std::env::var_os("MILLSTREAM_WRITE_FIXTURES").is_some() {

@@ -62,14 +62,20 @@ pub fn category(category: Category) -> Scope {
     }))
 }
 
-/// Live bytes of a rank, indexed as [`Category::ALL`].
+/// Live bytes of a rank, indexed as [`Category::ALL`]; zeros from [`RANKS_MAX`] on.
 pub fn live(rank: usize) -> [u64; CATEGORIES] {
+    if rank >= RANKS_MAX {
+        return [0; CATEGORIES];
+    }
     std::array::from_fn(|category| LIVE[rank * CATEGORIES + category].load(Relaxed).max(0) as u64)
 }
 
 /// Live bytes of a rank by category at the moment since the last call when their sum was highest; starts anew.
 /// Exact while one thread allocates for the rank, which is how stages work.
 pub fn take_peak(rank: usize) -> [u64; CATEGORIES] {
+    if rank >= RANKS_MAX {
+        return [0; CATEGORIES];
+    }
     let peak = std::array::from_fn(|category| PEAK[rank * CATEGORIES + category].load(Relaxed));
     PEAK_TOTAL[rank].store(TOTAL[rank].load(Relaxed), Relaxed);
     for (category, bytes) in live(rank).into_iter().enumerate() {

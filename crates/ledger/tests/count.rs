@@ -1,6 +1,6 @@
 //! Counts blocks of known sizes.
 
-use ledger::{Ledger, category, live, scope, take_peak};
+use ledger::{Ledger, RANKS_MAX, category, live, scope, take_peak};
 use simulate::Category;
 
 #[global_allocator]
@@ -37,4 +37,11 @@ fn blocks_are_booked_to_the_account_that_made_them() {
     assert_eq!(live(7), [0; 6]);
     assert_eq!(take_peak(7).iter().sum::<u64>(), 20_011);
     assert_eq!(take_peak(7), [0; 6]);
+    // Ranks that are not told apart are nobody's.
+    for rank in [RANKS_MAX - 1, RANKS_MAX, RANKS_MAX + 1] {
+        let _scope = scope(rank, Category::Weights);
+        let _block = vec![1u8; 10_007];
+        let counted = if rank < RANKS_MAX { 10_007 } else { 0 };
+        assert_eq!((live(rank)[weights], take_peak(rank)[weights]), (counted, counted));
+    }
 }

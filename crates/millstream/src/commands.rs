@@ -37,3 +37,9 @@ pub fn print(text: &str) -> std::io::Result<()> {
         result => result,
     }
 }
+
+/// Says something beside the result, to standard error.
+#[expect(clippy::print_stderr, reason = "a remark is not the command's output")]
+pub fn note(text: &str) {
+    eprintln!("note: {text}");
+}

@@ -138,7 +138,7 @@ pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()>
         file.persist(path)?;
         Ok(())
     };
-    write().map_err(|error| anyhow::anyhow!("{} cannot be written: {}", path.display(), cause(&error)))
+    write().map_err(|error| anyhow::anyhow!("{} cannot be written: {error}", path.display()))
 }
 
 /// Those of an ordinary new file; temporary ones are the owner's alone.
@@ -148,16 +148,8 @@ fn file_permissions() -> fs::Permissions {
 }
 
 fn cannot(path: &Path, what: &str, error: &std::io::Error) -> UserFault {
-    let message = format!("the output folder {} cannot be {what}: {}", path.display(), cause(error));
+    let message = format!("the output folder {} cannot be {what}: {error}", path.display());
     UserFault::new(message).hint("choose another with --out")
-}
-
-/// What the system says, without the name of the temporary file that it says it of.
-fn cause(error: &std::io::Error) -> String {
-    match error.get_ref().and_then(std::error::Error::source) {
-        Some(cause) => cause.to_string(),
-        None => error.to_string(),
-    }
 }
 
 #[cfg(test)]

@@ -56,8 +56,15 @@ pub fn resolve(request: &Request) -> Result<Settings, Problems> {
 /// All layers as one table, and the place to name when something is missing. Fails where the file has no layer to give:
 /// what is no TOML would only be misunderstood.
 fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Place), Vec<Problem>> {
+    let sets: Vec<_> =
+        request.sets.iter().map(|set| toml_file::parse_option(Place::named(&format!("--set {set}")), set)).collect();
+    // A preset lies under everything: the last one named on the command line, else the file's.
+    let asked = sets.iter().rev().flatten().find(|set| set.get("preset").is_some());
     let (mut table, place) = match &request.file {
-        None => (presets::table(&PRESETS[0]), Place::named(&PRESETS[0].source())),
+        None => {
+            let preset = asked.map_or_else(|| presets::table(&PRESETS[0]), |set| inherited(set, problems));
+            (preset, Place::named(&PRESETS[0].source()))
+        }
         Some(path) => {
             let name = path.display().to_string();
             let place = Place::named(&name);
@@ -67,7 +74,7 @@ fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Plac
             if !not_toml.is_empty() {
                 return Err(not_toml);
             }
-            let mut table = inherited(&upper, problems);
+            let mut table = inherited(asked.unwrap_or(&upper), problems);
             put_over(&mut table, upper);
             (table, place)
         }
@@ -76,8 +83,7 @@ fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Plac
         let place = Place::named(&format!("--from {}", folder.display()));
         toml_file::parse_option(place, &format!("model.from={}", quoted(folder)))
     });
-    let sets = request.sets.iter().map(|set| toml_file::parse_option(Place::named(&format!("--set {set}")), set));
-    for layer in sets.chain(from) {
+    for layer in sets.into_iter().chain(from) {
         match layer {
             Ok(layer) => put_over(&mut table, layer),
             Err(problem) => problems.push(problem),

@@ -36,7 +36,6 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     let start = Instant::now();
     let path = folder.path().to_owned();
     let interrupted = interrupt_flag()?;
-    let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
     let trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume);
     let mut trainer = trainer.map_err(inputs_fault)?;
     if trainer.step() >= settings.steps && path.join(MODEL).exists() {
@@ -51,6 +50,7 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     timelines.write(&path)?;
     folder.keep();
 
+    let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
     let mut seen = Seen::new(&path, &settings, trainer.step())?;
     let ended = trainer.run(&interrupted, Some(peak * 1e9), |event| seen.take(&event));
     let mut conclude = || {
@@ -75,7 +75,10 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
         // That the report could not be written either would hide why the run stopped.
         Err(error) => {
             if checkpoint::latest(&path.join(CHECKPOINTS)).is_ok_and(|found| found.checkpoint.is_some()) {
-                show(&format!("\ngo on from the last checkpoint with: millstream train --resume {}\n", path.display()))?;
+                show(&format!(
+                    "\ngo on from the last checkpoint with: millstream train --resume {}\n",
+                    path.display()
+                ))?;
             }
             Err(step_fault(error))
         }
@@ -256,7 +259,10 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
     };
     written("report", page);
     written("model", &folder.join(MODEL));
-    written("checkpoints", &folder.join(CHECKPOINTS));
+    // A save that failed leaves the folder it was for.
+    if std::fs::read_dir(folder.join(CHECKPOINTS)).is_ok_and(|mut entries| entries.next().is_some()) {
+        written("checkpoints", &folder.join(CHECKPOINTS));
+    }
     written("metrics", &folder.join("metrics.jsonl"));
     written("trace (Perfetto)", &folder.join("trace.json"));
     if summary.status == Status::Interrupted {

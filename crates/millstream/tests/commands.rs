@@ -37,8 +37,7 @@ fn what_you_may_not_ask() {
         ),
         (
             &["train", "--out", "full"],
-            "error: the output folder full has something in it\n  hint: choose another with --out, or continue that run \
-             with --resume full\n",
+            "error: the output folder full has something in it\n  hint: choose another with --out\n",
         ),
         (
             &["train", "--resume", "full"],

@@ -9,10 +9,7 @@ pub(crate) fn hidden_keys(rows: &Rows, n_past: usize, device: &Device) -> Tensor
     let (n_rows, n_queries) = (rows.n_rows, rows.n_tokens);
     let n_keys = n_past + n_queries;
     let mut hidden = vec![false; n_rows * n_queries * n_keys];
-    for (row, (mask, documents)) in
-        hidden.chunks_mut(n_queries * n_keys).zip(rows.documents.chunks(n_queries)).enumerate()
-    {
-        debug_assert!(row < n_rows);
+    for (mask, documents) in hidden.chunks_mut(n_queries * n_keys).zip(rows.documents.chunks(n_queries)) {
         for (query, keys) in mask.chunks_mut(n_keys).enumerate() {
             keys[n_past + query + 1..].fill(true);
             for (key, hidden) in keys[n_past..n_past + query].iter_mut().enumerate() {

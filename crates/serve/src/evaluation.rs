@@ -31,7 +31,6 @@ impl Evaluation {
     }
 
     /// Bits in which the model would write a byte of the texts: comparable between tokenizers, and with compressors.
-    /// With isolated documents, whose first tokens do not count, a little less than that.
     pub fn bits_per_byte(&self) -> f64 {
         self.nats / std::f64::consts::LN_2 / self.n_bytes as f64
     }

@@ -66,7 +66,7 @@ pub struct Pipeline {
 
 enum Command {
     Play(Arc<Step>, Instant, Sender<(Rank, Result<Played, StageError>)>),
-    Read(Stage, String, Source, Sender<Vec<f32>>),
+    Read(Stage, String, Source, Sender<Option<Vec<f32>>>),
 }
 
 impl Pipeline {
@@ -144,7 +144,10 @@ impl Pipeline {
         let (step, start) = (Arc::new(step), Instant::now());
         let (reply, replies) = channel();
         for commands in &self.commands {
-            commands.send(Command::Play(step.clone(), start, reply.clone())).map_err(|_gone| StageError::Stopped)?;
+            if commands.send(Command::Play(step.clone(), start, reply.clone())).is_err() {
+                self.stopped = true;
+                return Err(StageError::Stopped);
+            }
         }
         drop(reply);
         let mut report = Report {
@@ -198,7 +201,7 @@ impl Pipeline {
     /// [`StageError::Stopped`] after a failure.
     ///
     /// # Panics
-    /// When there is no such stage. One without the parameter panics on its rank, which stops the pipeline.
+    /// When there is no such stage, or it does not hold the parameter.
     pub fn read_at(&self, stage: Stage, name: &str, source: Source) -> Result<Vec<f32>, StageError> {
         if self.stopped {
             return Err(StageError::Stopped);
@@ -206,7 +209,8 @@ impl Pipeline {
         let (reply, answer) = channel();
         let command = Command::Read(stage, name.to_owned(), source, reply);
         self.commands[self.stage_ranks[stage.0].0].send(command).map_err(|_gone| StageError::Stopped)?;
-        answer.recv().map_err(|_gone| StageError::Stopped)
+        let values = answer.recv().map_err(|_gone| StageError::Stopped)?;
+        Ok(values.unwrap_or_else(|| panic!("stage {stage} does not hold {name}")))
     }
 }
 
@@ -247,7 +251,8 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
                 }
             }
             Command::Read(stage, name, source, reply) => {
-                if reply.send(read(&player.stores[&stage], &name, source)).is_err() {
+                let values = player.stores.get(&stage).and_then(|store| read(store, &name, source));
+                if reply.send(values).is_err() {
                     return;
                 }
             }
@@ -255,15 +260,14 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
     }
 }
 
-fn read(store: &Store, name: &str, source: Source) -> Vec<f32> {
-    let i = store.part.parameters().iter().position(|parameter| parameter.weight.name == name);
-    let i = i.unwrap_or_else(|| panic!("parameter {name} is on its stage"));
-    crate::carry::into_vec(match source {
+fn read(store: &Store, name: &str, source: Source) -> Option<Vec<f32>> {
+    let i = store.part.parameters().iter().position(|parameter| parameter.weight.name == name)?;
+    Some(crate::carry::into_vec(match source {
         Source::Value => store.part.parameters()[i].value.clone(),
         Source::FirstMoment => store.moments[i].m.clone(),
         Source::SecondMoment => store.moments[i].v.clone(),
         Source::Gradient => store.gradients[i].clone(),
-    })
+    }))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {

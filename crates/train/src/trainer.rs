@@ -17,7 +17,7 @@ use std::time::Instant;
 pub const CHECKPOINTS: &str = "checkpoints";
 
 /// Steps of the calibration run that count.
-const CALIBRATION_STEPS: u64 = 3;
+const CALIBRATION_STEPS: u64 = 5;
 
 /// A run that is ready to go, or under way.
 pub struct Trainer {
@@ -56,21 +56,23 @@ impl Trainer {
             Resume::Fresh => None,
             Resume::Latest => Some(latest(&checkpoints)?),
         };
-        let base = match &settings.model {
-            ModelSource::Fresh(_) => None,
-            ModelSource::Folder(folder) => Some(checkpoint::read_folder(folder)?),
+        // A checkpoint has model and tokenizer in itself: what it was made from need not be there any more.
+        let base = match (&settings.model, &resumed) {
+            (ModelSource::Folder(folder), None) => Some(checkpoint::read_folder(folder)?),
+            _ => None,
         };
+        let origin = resumed.as_ref().map(Checkpoint::folder).or(base.as_ref());
         let corpus = Corpus::open(&CorpusOptions {
             paths: settings.data.paths.clone(),
             field: settings.data.field.clone(),
-            tokenizer: tokenizer_choice(&settings, base.as_ref())?,
+            tokenizer: tokenizer_choice(&settings, origin, resume)?,
             validation_fraction: settings.data.validation_fraction,
             seed: settings.seed,
             cache_folder: cache.to_owned(),
         })?;
-        let architecture = architecture(&settings, base.as_ref(), &corpus)?;
+        let architecture = architecture(&settings, origin, &corpus)?;
         let state = match &resumed {
-            Some(checkpoint) => State::from_json(checkpoint.state(), &settings, checkpoint.path())?,
+            Some(checkpoint) => State::from_json(checkpoint.state(), &settings, &corpus, checkpoint.path())?,
             None => State::default(),
         };
         let packing = Packing {
@@ -137,11 +139,13 @@ impl Trainer {
         while self.state.step < steps {
             on_event(Event::Step(self.train_step(peak_flops)?));
             let step = self.state.step;
-            let stop = interrupted.load(Ordering::Relaxed);
-            if !stop && (step == steps || due(self.settings.validation.every, step)) {
+            if step == steps || due(self.settings.validation.every, step) {
                 let rows = if step == steps { usize::MAX } else { self.settings.validation.rows };
-                on_event(Event::Validation(self.validate(rows)?));
+                if let Some(metrics) = self.validate(rows, interrupted)? {
+                    on_event(Event::Validation(metrics));
+                }
             }
+            let stop = interrupted.load(Ordering::Relaxed);
             if stop || step == steps || due(self.settings.checkpoint.every, step) {
                 let folder = self.save()?;
                 on_event(Event::Checkpoint { step, folder });
@@ -191,18 +195,25 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// The loss on the first `rows_max` validation rows, all of them when there are fewer, untracked and through the
-    /// same stages.
+    /// The loss on the first validation rows, untracked and through the same stages: at most `rows_max` in whole
+    /// batches, but at least one batch, and all rows when there are fewer. `None` when `interrupted` was raised.
     ///
     /// # Errors
     /// When a step fails.
-    pub fn validate(&mut self, rows_max: usize) -> Result<ValidationMetrics, TrainError> {
+    pub fn validate(
+        &mut self,
+        rows_max: usize,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<ValidationMetrics>, TrainError> {
         let start = Instant::now();
-        let rows = self.validation.rows().min(rows_max);
         let (per_step, count) = (self.settings.batch.rows, self.settings.batch.microbatches);
+        let rows = self.validation.rows().min((rows_max / per_step).max(1).saturating_mul(per_step));
         let schedule = schedule::with_transfers(&schedule::forward_only(&self.plan.spec.stage_map.route(), count)?);
         let (mut loss, mut weight) = (0.0, 0.0);
         for first in (0..rows).step_by(per_step) {
+            if interrupted.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
             let batch = self.validation.batch(first, per_step);
             let report = self.pipeline.play(Step {
                 number: self.state.step,
@@ -215,17 +226,16 @@ impl Trainer {
             weight += batch.weight();
         }
         let (mean, tokens) = (loss / weight, &self.corpus.validation);
-        // Nats per token to bits per byte: with isolated documents, first tokens are not predicted and are taken to
-        // cost as much as the others, so that the number is comparable to a compressor's.
+        // A part of the rows stands for the whole text: its nats per token, over all tokens and bytes.
         let bits_per_byte = mean / std::f64::consts::LN_2 * tokens.len() as f64 / tokens.bytes() as f64;
-        Ok(ValidationMetrics {
+        Ok(Some(ValidationMetrics {
             step: self.state.step,
             loss: mean,
             perplexity: mean.exp(),
             bits_per_byte,
             tokens: weight as u64,
             wall_s: start.elapsed().as_secs_f64(),
-        })
+        }))
     }
 
     /// Saves a checkpoint and yields its folder, which is also a Hugging Face folder.
@@ -235,7 +245,7 @@ impl Trainer {
             keep: self.settings.checkpoint.keep,
             architecture: self.architecture(),
             tokenizer: Some(self.corpus.tokenizer.to_json().as_bytes()),
-            state: &self.state.to_json(&self.settings),
+            state: &self.state.to_json(&self.settings, &self.corpus),
         };
         Ok(checkpoint::save(&self.checkpoints, &save, |weight, part| Ok(self.read(&weight.name, source(part))))?)
     }
@@ -276,30 +286,36 @@ fn latest(checkpoints: &Path) -> Result<Checkpoint, TrainError> {
     })
 }
 
-fn tokenizer_choice(settings: &Settings, base: Option<&Folder>) -> Result<TokenizerChoice, TrainError> {
-    match (&settings.tokenizer, base) {
-        (TokenizerSource::File(file), _) => Ok(TokenizerChoice::File(file.clone())),
-        (TokenizerSource::Train { vocab_size }, None) => Ok(TokenizerChoice::Train { vocab_size: *vocab_size }),
-        (TokenizerSource::Train { .. }, Some(folder)) => {
+/// The tokenizer named, the origin's, or a fresh one. A run that is resumed goes on with the tokenizer it was saved with.
+fn tokenizer_choice(
+    settings: &Settings,
+    origin: Option<&Folder>,
+    resume: Resume,
+) -> Result<TokenizerChoice, TrainError> {
+    match (&settings.tokenizer, origin, resume) {
+        (TokenizerSource::File(file), _, Resume::Fresh) => Ok(TokenizerChoice::File(file.clone())),
+        (TokenizerSource::Train { vocab_size }, None, _) => Ok(TokenizerChoice::Train { vocab_size: *vocab_size }),
+        (_, Some(folder), _) => {
             let file = folder.tokenizer_path();
             let file = file.ok_or_else(|| TrainError::NoTokenizer { folder: folder.path().to_owned() })?;
             Ok(TokenizerChoice::File(file.to_owned()))
         }
+        (TokenizerSource::File(_), None, Resume::Latest) => unreachable!("a resumed run has its checkpoint's folder"),
     }
 }
 
-/// The model's description; a fresh one takes vocabulary and token ids from the tokenizer.
-fn architecture(settings: &Settings, base: Option<&Folder>, corpus: &Corpus) -> Result<Architecture, TrainError> {
+/// The origin's description, or the fresh one with vocabulary and token ids from the tokenizer.
+fn architecture(settings: &Settings, origin: Option<&Folder>, corpus: &Corpus) -> Result<Architecture, TrainError> {
     let tokenizer = &corpus.tokenizer;
-    let architecture = match (&settings.model, base) {
-        (ModelSource::Fresh(architecture), _) => Architecture {
+    let architecture = match (origin, &settings.model) {
+        (Some(folder), _) => folder.architecture().clone(),
+        (None, ModelSource::Fresh(architecture)) => Architecture {
             vocab_size: tokenizer.vocab_size(),
             bos_token_id: Some(tokenizer.start_of_document()),
             eos_token_id: vec![tokenizer.end_of_text()],
             ..architecture.clone()
         },
-        (ModelSource::Folder(_), Some(folder)) => folder.architecture().clone(),
-        (ModelSource::Folder(_), None) => unreachable!("a folder was read when one is the source"),
+        (None, ModelSource::Folder(_)) => unreachable!("a folder was read when one is the source"),
     };
     if tokenizer.vocab_size() > architecture.vocab_size {
         let (tokenizer, model) = (tokenizer.vocab_size(), architecture.vocab_size);

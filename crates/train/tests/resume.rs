@@ -171,6 +171,12 @@ fn a_checkpoint_of_another_run_is_refused() {
     };
     assert!(refused(|settings| settings.seed = 12).contains("another seed: 11 there, 12 now"));
     assert!(refused(|settings| settings.batch.rows = 9).contains("another rows: 6 there, 9 now"));
+    // Another text, although the tokenizer is the checkpoint's own.
+    let longer = std::fs::read_to_string(&text).unwrap().replace("ban", "bun");
+    std::fs::write(&text, longer).unwrap();
+    let other = Trainer::new(settings(&text, 1), folder.path(), &folder.path().join("cache"), Resume::Latest);
+    let message = other.err().unwrap().to_string();
+    assert!(message.contains("another training text: "), "{message}");
     let empty = tempfile::tempdir().unwrap();
     let nothing = Trainer::new(settings(&text, 1), empty.path(), empty.path(), Resume::Latest).err().unwrap();
     assert!(matches!(nothing, TrainError::NothingToResume { .. }), "{nothing}");

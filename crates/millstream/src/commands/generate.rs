@@ -3,7 +3,7 @@
 use crate::fault::users;
 use crate::{Outcome, model_folder};
 use burn::tensor::Device;
-use serve::{Generator, Options, Sampler, Sampling};
+use serve::{Generator, Options, Sampler, Sampling, Stop};
 use std::path::PathBuf;
 
 /// What to continue, and how.
@@ -40,15 +40,24 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let sampler = Sampler::new(Sampling { temperature, top_k, top_p, seed }).map_err(users)?;
     let generator = Generator::open(&model_folder::find(&folder)?, &Device::flex()).map_err(users)?;
     let options = Options { tokens_max: tokens, sampler, stop: stops };
-    super::print(&prompt)?;
+    // Not before the first piece: a prompt that is refused is not echoed.
+    let mut ahead = Some(prompt.as_str());
     let mut written = Ok(());
     let generated = generator.generate(&prompt, &options, |piece| {
         if written.is_ok() {
-            written = super::print(piece);
+            written = super::print(&format!("{}{piece}", ahead.take().unwrap_or_default()));
         }
     });
-    generated.map_err(users)?;
+    let generated = generated.map_err(users)?;
     written?;
+    super::print(ahead.unwrap_or_default())?;
     super::print("\n")?;
+    if generated.reason == Stop::PositionsMax {
+        super::note(&format!(
+            "ended after {} tokens: the model reads at most {} tokens, prompt included",
+            generated.n_tokens,
+            generator.architecture().max_position_embeddings
+        ));
+    }
     Ok(Outcome::Done)
 }

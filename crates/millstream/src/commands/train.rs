@@ -1,12 +1,12 @@
 //! `millstream train`.
 
 use crate::Outcome;
-use crate::fault::UserFault;
+use crate::fault::{UserFault, users};
 use crate::out_folder::OutFolder;
 use crate::run_file::{self, Request};
 use crate::{model_folder, session};
-use std::path::PathBuf;
-use train::Resume;
+use std::path::{Path, PathBuf};
+use train::{ModelSource, Resume, Settings, TokenizerSource};
 
 /// What to train and where to put it.
 #[derive(clap::Args)]
@@ -35,7 +35,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(folder) => Some(resumed(folder)?),
     };
     let from = from.map(|folder| model_folder::find(&folder)).transpose()?;
-    let settings = run_file::resolve(&Request { file, sets, from }).map_err(crate::fault::users)?;
+    let settings = run_file::resolve(&Request { file: file.clone(), sets, from }).map_err(users)?;
+    if let Some(folder) = &resume {
+        let saved = run_file::resolve(&Request { file, ..Request::default() }).map_err(users)?;
+        check_resumable(folder, &saved, &settings)?;
+    }
+    let settings = from_anywhere(settings)?;
     let resuming = resume.is_some();
     let folder = match resume {
         Some(folder) => OutFolder::existing(folder)?,
@@ -44,8 +49,34 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     session::train(settings, folder, if resuming { Resume::Latest } else { Resume::Fresh })
 }
 
+/// The settings with absolute paths, so that the run can be continued from any folder.
+fn from_anywhere(mut settings: Settings) -> std::io::Result<Settings> {
+    let paths = settings.data.paths.iter_mut();
+    let tokenizer = match &mut settings.tokenizer {
+        TokenizerSource::File(file) => Some(file),
+        TokenizerSource::Train { .. } => None,
+    };
+    let model = match &mut settings.model {
+        ModelSource::Folder(folder) => Some(folder),
+        ModelSource::Fresh(_) => None,
+    };
+    for path in paths.chain(tokenizer).chain(model) {
+        *path = std::path::absolute(&*path)?;
+    }
+    Ok(settings)
+}
+
+/// What the checkpoint holds cannot be set to something else.
+fn check_resumable(folder: &Path, saved: &Settings, wanted: &Settings) -> Result<(), UserFault> {
+    if saved.model == wanted.model && saved.tokenizer == wanted.tokenizer {
+        return Ok(());
+    }
+    let way_out = format!("to train its weights in another run, use --from {}", folder.display());
+    Err(UserFault::new("a run that is resumed keeps its model and tokenizer").hint(way_out))
+}
+
 /// The run file of a run that is to be continued.
-fn resumed(folder: &std::path::Path) -> Result<PathBuf, UserFault> {
+fn resumed(folder: &Path) -> Result<PathBuf, UserFault> {
     let file = folder.join("run.toml");
     if file.is_file() {
         Ok(file)

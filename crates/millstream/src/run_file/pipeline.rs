@@ -10,6 +10,8 @@ use train::{ActivationCheckpointing, PipelineSettings};
 pub const SCHEDULES: &[(&str, Kind)] = &[("1f1b", Kind::OneFOneB), ("gpipe", Kind::Gpipe)];
 /// Names of the ways backward is played.
 pub const BACKWARDS: &[(&str, Backward)] = &[("fused", Backward::Fused), ("split", Backward::Split)];
+/// The word for ranks in the order of the stages.
+pub const ONE_PER_STAGE: &str = "one per stage";
 /// Names of what a stage keeps.
 pub const RECOMPUTES: &[(&str, ActivationCheckpointing)] =
     &[("none", ActivationCheckpointing::None), ("full", ActivationCheckpointing::Full)];
@@ -17,11 +19,12 @@ pub const RECOMPUTES: &[(&str, ActivationCheckpointing)] =
 pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) -> Option<PipelineSettings> {
     let n_stages = section.or("stages", 1, whole(1));
     let cut = section.or("cut", None, or_word("balanced", list(whole(1))));
-    let ranks = section.optional("ranks", list(whole(0)));
+    let ranks = section.or("ranks", None, or_word(ONE_PER_STAGE, list(whole(0))));
     let kind = section.or("schedule", Kind::OneFOneB, choice(SCHEDULES));
     let backward = section.or("backward", Backward::Fused, choice(BACKWARDS));
-    let recompute = section.or("recompute", Recompute::Every(ActivationCheckpointing::None), recompute);
-    let devices = section.optional("devices", list(device));
+    let recompute =
+        section.or("recompute", Each::Same(ActivationCheckpointing::None), same_or_each(choice(RECOMPUTES)));
+    let devices = section.or("devices", Each::Same("cpu".to_owned()), same_or_each(device));
     let cores = section.or("cores", None, or_word("all", whole(1)));
 
     let n_stages: usize = n_stages?;
@@ -61,15 +64,12 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         let wanted = format!("rank {idle} is given no stage");
         section.refuse("ranks", "", &wanted, &format!("count ranks from 0 to {} without gaps", n_ranks - 1));
     }
-    let devices: Vec<String> = devices?.unwrap_or_else(|| vec!["cpu".to_owned(); n_ranks]);
+    let devices = devices?.of(n_ranks);
     if devices.len() != n_ranks {
         let wanted = format!("must have one device for each rank, {n_ranks} in all, not {}", devices.len());
         section.refuse("devices", "", &wanted, "change `devices` or the number of ranks");
     }
-    let checkpointing = match recompute? {
-        Recompute::Every(every) => vec![every; n_stages],
-        Recompute::Each(each) => each,
-    };
+    let checkpointing = recompute?.of(n_stages);
     if checkpointing.len() != n_stages {
         let wanted = format!("must have one word for each stage, {n_stages} in all, not {}", checkpointing.len());
         section.refuse("recompute", "", &wanted, "change it or write one word for all");
@@ -85,15 +85,25 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     })
 }
 
-enum Recompute {
-    Every(ActivationCheckpointing),
-    Each(Vec<ActivationCheckpointing>),
+/// One value for all stages or ranks, which holds for any number of them, or a list.
+enum Each<T> {
+    Same(T),
+    Listed(Vec<T>),
 }
 
-fn recompute(node: &Node) -> Parsed<Recompute> {
-    match node.value {
-        Value::List(_) => list(choice(RECOMPUTES))(node).map(Recompute::Each),
-        _ => choice(RECOMPUTES)(node).map(Recompute::Every),
+impl<T: Clone> Each<T> {
+    fn of(self, n: usize) -> Vec<T> {
+        match self {
+            Each::Same(value) => vec![value; n],
+            Each::Listed(values) => values,
+        }
+    }
+}
+
+fn same_or_each<T>(parse: impl Fn(&Node) -> Parsed<T>) -> impl Fn(&Node) -> Parsed<Each<T>> {
+    move |node| match node.value {
+        Value::List(_) => list(&parse)(node).map(Each::Listed),
+        _ => parse(node).map(Each::Same),
     }
 }
 

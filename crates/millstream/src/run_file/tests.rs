@@ -380,6 +380,10 @@ fn layers() {
     let file = "preset = \"default\"\nsteps = 77\n[batch]\nrows = 32\n";
     let settings = resolve_text(file, &["batch.rows=48", "batch.rows=40"]).unwrap();
     assert_eq!((settings.steps, settings.batch.rows, settings.batch.microbatches), (77, 40, 4));
+    // A preset named on the command line lies under the file, or in the place of the default one.
+    let small = resolve_text("preset = \"small\"\nsteps = 77\n[batch]\nrows = 32\n", &[]);
+    assert_eq!(resolve_text(file, &["preset=small"]), small);
+    assert_eq!(default_with(&["preset=small".into()]), resolve_text("preset = \"small\"", &[]).unwrap());
     // One kind of tokenizer takes the other out.
     let settings = resolve_text(file, &["tokenizer.file=Cargo.toml"]).unwrap();
     assert_eq!(settings.tokenizer, train::TokenizerSource::File("Cargo.toml".into()));
@@ -395,11 +399,13 @@ fn fine_tuning() {
     let config = architecture::to_config_json(&architecture::Architecture { num_hidden_layers: 1, ..architecture });
     fs::write(folder.path().join("config.json"), config).unwrap();
     let from = Some(folder.path().to_path_buf());
-    let settings = resolve(&Request { from: from.clone(), ..Request::default() }).unwrap();
+    let request = Request { from: from.clone(), ..Request::default() };
+    let problems = resolve(&request).unwrap_err().to_string();
+    assert!(problems.contains("but it has no tokenizer.json; name one with `tokenizer.file`"), "{problems}");
+    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    let settings = resolve(&request).unwrap();
     assert_eq!(settings.model, train::ModelSource::Folder(folder.path().into()));
     assert_eq!(settings.tokenizer, train::TokenizerSource::File(folder.path().join("tokenizer.json")));
-    assert_eq!(resolve_text(&write(&settings), &[]).unwrap_err().matches("tokenizer.json").count(), 1);
-    fs::write(folder.path().join("tokenizer.json"), "{}").unwrap();
     assert_eq!(resolve_text(&write(&settings), &[]).as_ref(), Ok(&settings));
     // The folder's 4 blocks bound the stages.
     let request = Request { from, sets: vec!["pipeline.stages=5".into()], file: None };

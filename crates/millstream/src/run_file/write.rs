@@ -1,6 +1,6 @@
 //! Settings as a complete run file.
 
-use super::pipeline::{BACKWARDS, RECOMPUTES, SCHEDULES};
+use super::pipeline::{BACKWARDS, ONE_PER_STAGE, RECOMPUTES, SCHEDULES};
 use architecture::{Architecture, RopeScaling};
 use mesh::Stage;
 use std::fmt::{Display, Write};
@@ -93,11 +93,13 @@ fn pipeline(file: &mut File, settings: &Settings) {
         Some(sizes) => file.key("cut", list(sizes)),
         None => file.key("cut", "\"balanced\""),
     }
-    file.key("ranks", list((0..n_stages).map(|stage| pipeline.stage_map.grid(Stage(stage)).ranks[0])));
+    let ranks: Vec<_> = (0..n_stages).map(|stage| pipeline.stage_map.grid(Stage(stage)).ranks[0]).collect();
+    let in_order = ranks.iter().enumerate().all(|(stage, rank)| rank.0 == stage);
+    file.key("ranks", if in_order { quoted(ONE_PER_STAGE) } else { list(ranks) });
     file.key("schedule", word(SCHEDULES, pipeline.schedule.kind));
     file.key("backward", word(BACKWARDS, pipeline.schedule.backward));
-    file.key("recompute", list(pipeline.checkpointing.iter().map(|&kept| word(RECOMPUTES, kept))));
-    file.key("devices", list(pipeline.devices.iter().map(|device| quoted(device))));
+    file.key("recompute", same_or_each(&pipeline.checkpointing, |&kept| word(RECOMPUTES, kept)));
+    file.key("devices", same_or_each(&pipeline.devices, |device| quoted(device)));
     file.key("cores", or_word(pipeline.cores, "all"));
 }
 
@@ -155,6 +157,14 @@ fn path(path: &Path) -> String {
 fn list<T: Display>(items: impl IntoIterator<Item = T>) -> String {
     let items: Vec<String> = items.into_iter().map(|item| item.to_string()).collect();
     format!("[{}]", items.join(", "))
+}
+
+/// One value where all are the same: that stays right when the number of stages is changed.
+fn same_or_each<T: PartialEq>(values: &[T], show: impl Fn(&T) -> String) -> String {
+    match values {
+        [first, rest @ ..] if rest.iter().all(|value| value == first) => show(first),
+        _ => list(values.iter().map(show)),
+    }
 }
 
 fn or_word<T: Display>(value: Option<T>, word: &str) -> String {
