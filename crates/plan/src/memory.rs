@@ -22,14 +22,14 @@ pub(crate) fn of_stage(
     let logits = sum(|cost| cost.logit_elements);
     let above_kept = widest_moment(&costs) - activations - logits;
 
-    let (kept, scratch) = match recompute {
-        Recompute::None => (activations + logits, vec![(Category::Buffers, above_kept)]),
+    let (kept, kept_logits, scratch) = match recompute {
+        Recompute::None => (activations, logits, vec![(Category::Buffers, above_kept)]),
         Recompute::Full => {
             let (input, shared) = input(architecture, blocks[0], rows, tokens);
             let again = activations.saturating_sub(shared);
             let scratch =
                 vec![(Category::Activations, again), (Category::Logits, logits), (Category::Buffers, above_kept)];
-            (input, scratch)
+            (input, 0, scratch)
         }
     };
     let parameters = n_parameters(architecture, blocks);
@@ -42,6 +42,7 @@ pub(crate) fn of_stage(
     StageCost {
         carry_bytes: costs.last().map_or(0, |last| last.carry_elements) * ELEMENT_BYTES,
         activation_bytes: kept * ELEMENT_BYTES,
+        logit_bytes: kept_logits * ELEMENT_BYTES,
         weight_grad_bytes: sum(queued) * ELEMENT_BYTES,
         backward_scratch: bytes(scratch),
         resident: bytes(vec![

@@ -66,7 +66,7 @@ fn bytes_by_hand() {
     // Hidden states, positions, documents, targets, weights.
     assert_eq!(mlp.carry_bytes, 4 * 10 * (6 + 4));
     // Norm input 6 and scale 1, product's input 6, denominator 1, logits 13.
-    assert_eq!(head.activation_bytes, 4 * 10 * (6 + 1 + 6 + 1 + 13));
+    assert_eq!((head.activation_bytes, head.logit_bytes), (4 * 10 * (6 + 1 + 6 + 1), 4 * 10 * 13));
     assert_eq!(head.carry_bytes, 0);
 
     let again = costs(&model, &[2, 1, 1], Recompute::Full);
@@ -118,7 +118,8 @@ fn peaks_of_schedules() {
                 let wanted = in_flight as u64 * stage.activation_bytes + scratch(Category::Activations);
                 assert_eq!(peak[Category::Activations as usize], wanted, "{kind:?} {recompute:?} rank {rank}");
                 assert_eq!(peak[Category::Weights as usize], stage.resident[0].1);
-                assert_eq!(peak[Category::Logits as usize], scratch(Category::Logits));
+                let logits = in_flight as u64 * stage.logit_bytes + scratch(Category::Logits);
+                assert_eq!(peak[Category::Logits as usize], logits);
             }
         }
     }

@@ -22,9 +22,11 @@ pub struct StageCost {
     pub reduce_s: f64,
     /// Bytes the carry leaving this stage occupies in a message.
     pub carry_bytes: u64,
-    /// Bytes kept from `F` until `I` or `B` ends.
+    /// Bytes kept from `F` until `I` or `B` ends, logits apart.
     pub activation_bytes: u64,
-    /// Of these, bytes kept on from `I` until `W` ends (inputs and output gradients of matrix weights).
+    /// Bytes of logits kept from `F` until `I` or `B` ends.
+    pub logit_bytes: u64,
+    /// Bytes kept on from `I` until `W` ends (inputs and output gradients of matrix weights); activations.
     pub weight_grad_bytes: u64,
     /// Bytes live only while `I` or `B` runs (recomputed activations, logits gradients...), with their category.
     pub backward_scratch: Vec<(Category, u64)>,

@@ -44,6 +44,7 @@ impl Memory {
                 }
                 if op == Op::Forward {
                     self.change(rank, at_s, Category::Activations, cost.activation_bytes as i64);
+                    self.change(rank, at_s, Category::Logits, cost.logit_bytes as i64);
                 }
             }
             Op::BackwardInput | Op::Backward => {
@@ -70,6 +71,7 @@ impl Memory {
         };
         self.change(rank, at_s, Category::Activations, -freed);
         if let Op::BackwardInput | Op::Backward = op {
+            self.change(rank, at_s, Category::Logits, -(cost.logit_bytes as i64));
             for &(category, bytes) in &cost.backward_scratch {
                 self.change(rank, at_s, category, -(bytes as i64));
             }
