@@ -133,6 +133,7 @@ fn stage_costs(section: &Reader, n_stages: Option<usize>) -> Option<Vec<StageCos
         reduce_s: 0.0,
         carry_bytes: message_bytes[stage],
         activation_bytes: activation_bytes[stage],
+        logit_bytes: 0,
         weight_grad_bytes: weight_gradient_bytes[stage],
         backward_scratch: Vec::new(),
         resident: vec![(Category::Weights, resident_bytes[stage])],

@@ -8,7 +8,7 @@ use plan::MicrobatchShape;
 use schedule::{Action, Op, Schedule, StageOp};
 use simulate::{Costs, Timeline};
 use stage::{Pipeline, PipelineSpec, Recompute, Step, Update};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A plan with its prediction.
 #[derive(Clone, Debug)]
@@ -22,6 +22,13 @@ pub struct RunPlan {
     /// One step, as predicted.
     pub predicted: Timeline,
 }
+
+/// Steps of the calibration that are not counted, and that are; a median of fewer is worth little.
+const UNCOUNTED_STEPS: u64 = 3;
+const COUNTED_STEPS: u64 = 7;
+
+/// No calibration step is begun after this time.
+const CALIBRATION_BUDGET: Duration = Duration::from_secs(10);
 
 /// A stage that is silent for this long has failed: the slowest action of a model that fits a workstation's memory
 /// takes a few seconds.
@@ -63,12 +70,13 @@ impl RunPlan {
         Ok(Self { spec, schedule, costs, predicted })
     }
 
-    /// Measures what the stages' actions take by playing `steps` steps of this plan on a pipeline of its own with
-    /// drawn weights and drawn rows, the first of them not counted, and predicts a step from the medians.
+    /// Measures what the stages' actions take by playing steps of this plan on a pipeline of its own with drawn weights
+    /// and rows, and predicts a step from the medians. The first steps are not counted: they touch fresh memory. Long
+    /// steps are played less often, at least twice.
     ///
     /// # Errors
     /// When a step fails.
-    pub fn calibrate(&mut self, settings: &Settings, steps: u64) -> Result<(), TrainError> {
+    pub fn calibrate(&mut self, settings: &Settings) -> Result<(), TrainError> {
         let architecture = &self.spec.architecture;
         let mut pipeline = Pipeline::start(&self.spec, |weight, source| {
             Ok::<_, TrainError>(match source {
@@ -88,7 +96,11 @@ impl RunPlan {
             .collect();
         let total_weight = (settings.batch.rows * tokens) as f64;
         let mut timelines = Vec::new();
-        for number in 1..=steps + 1 {
+        let start = Instant::now();
+        for number in 1..=UNCOUNTED_STEPS + COUNTED_STEPS {
+            if number > 2 && start.elapsed() > CALIBRATION_BUDGET {
+                break;
+            }
             let report = pipeline.play(Step {
                 number,
                 schedule: self.schedule.clone(),
@@ -98,7 +110,8 @@ impl RunPlan {
             })?;
             timelines.push(report.timeline);
         }
-        self.use_times_of(&timelines[1..]);
+        let uncounted = (UNCOUNTED_STEPS as usize).min(timelines.len() - 1);
+        self.use_times_of(&timelines[uncounted..]);
         Ok(())
     }
 

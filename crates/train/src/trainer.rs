@@ -16,9 +16,6 @@ use std::time::Instant;
 /// Name of the folder of checkpoints within a run's.
 pub const CHECKPOINTS: &str = "checkpoints";
 
-/// Steps of the calibration run that count.
-const CALIBRATION_STEPS: u64 = 5;
-
 /// A run that is ready to go, or under way.
 pub struct Trainer {
     settings: Settings,
@@ -82,7 +79,7 @@ impl Trainer {
         let training = TrainingRows::new(corpus.train.clone(), packing, settings.seed)?;
         let validation = ValidationRows::new(corpus.validation.clone(), packing)?;
         let mut plan = RunPlan::new(&settings, &architecture)?;
-        plan.calibrate(&settings, CALIBRATION_STEPS)?;
+        plan.calibrate(&settings)?;
         let pipeline = Pipeline::start(&plan.spec, |weight, source| {
             Ok::<_, TrainError>(match (&resumed, &base, source) {
                 (Some(checkpoint), _, source) => checkpoint.read(weight, part(source))?,
