@@ -15,7 +15,7 @@ use burn::tensor::Device;
 use mesh::Rank;
 use serve::{Generator, Options, Sampler, Sampling};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,6 +51,10 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     folder.keep();
 
     let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
+    show(&format!(
+        "{:<11}{peak:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
+        "machine"
+    ))?;
     let mut seen = Seen::new(&path, &settings, trainer.step())?;
     let ended = trainer.run(&interrupted, Some(peak * 1e9), |event| seen.take(&event));
     let mut conclude = || {
@@ -150,11 +154,16 @@ fn whole_lines(path: &Path) -> std::io::Result<File> {
 /// Exports the model and lets it write.
 fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Result<Option<Sample>> {
     let model = folder.join(MODEL);
-    if model.exists() {
-        // A resumed run that had finished before: the model is made anew from the last checkpoint.
-        std::fs::remove_dir_all(&model).with_context(|| format!("{} cannot be replaced", model.display()))?;
-    }
-    trainer.export(&model)?;
+    let fresh = folder.join(".model-new");
+    let remove = |folder: &Path| match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    };
+    // Beside its place first: a run that is trained on keeps its model until the new one is whole.
+    let replace = || remove(&model).and_then(|()| std::fs::rename(&fresh, &model));
+    remove(&fresh).with_context(|| format!("{} cannot be removed", fresh.display()))?;
+    trainer.export(&fresh)?;
+    replace().with_context(|| format!("{} cannot be replaced", model.display()))?;
     let wanted = &settings.sample;
     if wanted.tokens == 0 {
         return Ok(None);
