@@ -32,7 +32,7 @@ pub struct Folder {
 /// Opens a Hugging Face folder and checks it: `config.json`, and `model.safetensors` or the shards named by
 /// `model.safetensors.index.json`. The tensors must be exactly those of the configured model, in their shapes, as F32,
 /// F16 or BF16. Superfluous but harmless are accepted: buffers of rotary frequencies, and a head that equals the
-/// embedding it is tied to. If the folder was written by [`save`](crate::save), its hashes are checked too, which
+/// embedding it is tied to. If the folder was written by [`save`](crate::save()), its hashes are checked too, which
 /// reads every file once.
 ///
 /// # Errors

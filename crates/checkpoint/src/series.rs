@@ -45,7 +45,7 @@ pub fn latest(series: &Path) -> Result<Latest, CheckpointError> {
 }
 
 /// Removes what interrupted saves have left, and brings back a checkpoint whose replacement never came. Every
-/// [`save`](crate::save) does this first. Only for the process that saves: it would remove what another is writing.
+/// [`save`](crate::save()) does this first. Only for the process that saves: it would remove what another is writing.
 ///
 /// # Errors
 /// [`CheckpointError::Io`] naming what cannot be listed, renamed or removed.

@@ -43,12 +43,12 @@ pub trait Kernels: Backend {
         plain::log_probability_backward::<Self>(logits, targets, log_sum_exp, gradient)
     }
 
-    /// See [`crate::log_probability`].
+    /// See [`crate::log_probability()`].
     fn log_probability(logits: FloatTensor<Self>, targets: IntTensor<Self>) -> FloatTensor<Self> {
         Self::log_probability_forward(logits, targets).0
     }
 
-    /// See [`crate::masked_softmax`].
+    /// See [`crate::masked_softmax()`].
     fn masked_softmax_forward(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
         plain::masked_softmax_forward::<Self>(scores, hidden, scale)
     }
@@ -58,7 +58,7 @@ pub trait Kernels: Backend {
         plain::masked_softmax_backward::<Self>(y, dy, scale)
     }
 
-    /// See [`crate::masked_softmax`].
+    /// See [`crate::masked_softmax()`].
     fn masked_softmax(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
         Self::masked_softmax_forward(scores, hidden, scale)
     }
@@ -82,7 +82,7 @@ pub trait Kernels: Backend {
         plain::rms_norm_backward::<Self>(x, w, inverse_rms, dy)
     }
 
-    /// See [`crate::rms_norm`].
+    /// See [`crate::rms_norm()`].
     fn rms_norm(x: FloatTensor<Self>, w: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
         Self::rms_norm_forward(x, w, eps).0
     }
@@ -97,7 +97,7 @@ pub trait Kernels: Backend {
         plain::rotate_back::<Self>(dy, cos, sin)
     }
 
-    /// See [`crate::rope`].
+    /// See [`crate::rope()`].
     fn rope(x: FloatTensor<Self>, cos: FloatTensor<Self>, sin: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::rope_forward(x, cos, sin)
     }
@@ -116,7 +116,7 @@ pub trait Kernels: Backend {
         plain::swiglu_backward::<Self>(gate, up, dy)
     }
 
-    /// See [`crate::swiglu`].
+    /// See [`crate::swiglu()`].
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::swiglu_forward(gate, up)
     }

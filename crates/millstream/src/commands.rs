@@ -8,7 +8,7 @@ pub mod report;
 pub mod simulate;
 pub mod train;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 /// What can be asked for.
 #[derive(clap::Subcommand)]
@@ -36,6 +36,16 @@ pub fn print(text: &str) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// A model's text for a terminal: control characters, which an untrained model writes and a terminal obeys, become
+/// `U+FFFD`. Elsewhere the text is as it is.
+pub fn harmless(text: &str) -> String {
+    if !std::io::stdout().is_terminal() {
+        return text.to_owned();
+    }
+    let obeyed = |c: char| c.is_control() && !matches!(c, '\n' | '\t');
+    text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// Says something beside the result, to standard error.

@@ -9,7 +9,7 @@ use crate::report::{
     Yardsticks,
 };
 use crate::units::{bytes, seconds};
-use crate::{Outcome, fault, run_file};
+use crate::{Outcome, commands, fault, run_file};
 use anyhow::Context;
 use burn::tensor::Device;
 use mesh::Rank;
@@ -41,6 +41,9 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     if trainer.step() >= settings.steps && path.join(MODEL).exists() {
         show(&format!("{} has done its {} steps; to train on, add --set steps=N\n", path.display(), trainer.step()))?;
         return Ok(Outcome::Done);
+    }
+    for reason in trainer.skipped() {
+        commands::note(&format!("a newer checkpoint was left out: {reason}"));
     }
     show(&header(&settings, &trainer, &path))?;
     // Not before: a run that cannot be resumed with these settings still can with those it had.
@@ -258,7 +261,7 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         lines += "\n";
     }
     if let Some(sample) = &summary.sample {
-        lines += &format!("\n{}{}\n", sample.prompt, sample.text);
+        lines += &format!("\n{}{}\n", sample.prompt, commands::harmless(&sample.text));
     }
     lines += "\n";
     let mut written = |name: &str, path: &Path| {
@@ -321,5 +324,5 @@ fn step_fault(error: train::TrainError) -> anyhow::Error {
 }
 
 fn show(text: &str) -> std::io::Result<()> {
-    crate::commands::print(text)
+    commands::print(text)
 }

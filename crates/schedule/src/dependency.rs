@@ -45,7 +45,7 @@ impl Dependencies {
 ///
 /// # Errors
 /// [`ScheduleError::UnknownVisit`] and [`ScheduleError::Repeated`]: the first of them. What is merely absent is no
-/// dependency; [`validate`](crate::validate) names it.
+/// dependency; [`validate`](crate::validate()) names it.
 pub fn dependencies(schedule: &Schedule) -> Result<Dependencies, ScheduleError> {
     let (index, problems) = Index::new(schedule)?;
     match problems.into_iter().next() {

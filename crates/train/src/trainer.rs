@@ -26,6 +26,7 @@ pub struct Trainer {
     validation: ValidationRows,
     state: State,
     checkpoints: PathBuf,
+    skipped: Vec<String>,
     measured: Vec<Timeline>,
 }
 
@@ -49,9 +50,12 @@ impl Trainer {
     /// Whatever is wrong with the inputs, before any training.
     pub fn new(settings: Settings, run: &Path, cache: &Path, resume: Resume) -> Result<Self, TrainError> {
         let checkpoints = run.join(CHECKPOINTS);
-        let resumed = match resume {
-            Resume::Fresh => None,
-            Resume::Latest => Some(latest(&checkpoints)?),
+        let (resumed, skipped) = match resume {
+            Resume::Fresh => (None, Vec::new()),
+            Resume::Latest => {
+                let (checkpoint, skipped) = latest(&checkpoints)?;
+                (Some(checkpoint), skipped)
+            }
         };
         // A checkpoint has model and tokenizer in itself: what it was made from need not be there any more.
         let base = match (&settings.model, &resumed) {
@@ -89,7 +93,7 @@ impl Trainer {
             })
         })?;
         let measured = Vec::new();
-        Ok(Self { settings, corpus, plan, pipeline, training, validation, state, checkpoints, measured })
+        Ok(Self { settings, corpus, plan, pipeline, training, validation, state, checkpoints, skipped, measured })
     }
 
     /// What will be played, and what it is predicted to cost.
@@ -105,6 +109,11 @@ impl Trainer {
     /// The model.
     pub fn architecture(&self) -> &Architecture {
         &self.plan.spec.architecture
+    }
+
+    /// Checkpoints newer than the one resumed that are damaged, and what is wrong with them.
+    pub fn skipped(&self) -> &[String] {
+        &self.skipped
     }
 
     /// Optimizer steps done.
@@ -275,12 +284,17 @@ pub enum Resume {
     Latest,
 }
 
-fn latest(checkpoints: &Path) -> Result<Checkpoint, TrainError> {
+/// The newest sound checkpoint, and what is wrong with newer ones.
+fn latest(checkpoints: &Path) -> Result<(Checkpoint, Vec<String>), TrainError> {
     let found = checkpoint::latest(checkpoints)?;
-    found.checkpoint.ok_or_else(|| TrainError::NothingToResume {
-        folder: checkpoints.to_owned(),
-        skipped: found.skipped.iter().map(|skipped| format!("; {}", skipped.reason)).collect(),
-    })
+    let skipped: Vec<String> = found.skipped.iter().map(|skipped| skipped.reason.to_string()).collect();
+    match found.checkpoint {
+        Some(checkpoint) => Ok((checkpoint, skipped)),
+        None => Err(TrainError::NothingToResume {
+            folder: checkpoints.to_owned(),
+            skipped: skipped.iter().map(|reason| format!("; {reason}")).collect(),
+        }),
+    }
 }
 
 /// The tokenizer named, the origin's, or a fresh one. A run that is resumed goes on with the tokenizer it was saved with.

@@ -45,7 +45,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let mut written = Ok(());
     let generated = generator.generate(&prompt, &options, |piece| {
         if written.is_ok() {
-            written = super::print(&format!("{}{piece}", ahead.take().unwrap_or_default()));
+            written = super::print(&format!("{}{}", ahead.take().unwrap_or_default(), super::harmless(piece)));
         }
     });
     let generated = generated.map_err(users)?;
