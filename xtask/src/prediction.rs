@@ -1,8 +1,8 @@
 //! Step times and memory as `millstream train` predicts them, against what it then measures.
 //!
-//! Protocol: every run predicts from a calibration of its own that has ended before its first step, and writes the
-//! prediction down first (`timeline.json`). Before and after each run a fixed 2048-cubed product is timed; where the two
-//! differ by more than 5 %, the machine was disturbed and the run is repeated. Every run that counts is printed.
+//! Protocol: every run predicts from a calibration of its own, on a pipeline that has ended before the run's first step,
+//! and writes the prediction down first (`timeline.json`). Before and after each run a fixed 2048-cubed product is timed;
+//! where the two differ by more than 5 %, the machine was disturbed and the run is void. Every value is printed.
 
 use crate::show;
 use anyhow::{Context, ensure};
@@ -22,51 +22,54 @@ const RUNS: [(&str, &[&str]); 8] = [
     ("4 stages, 1F1B, split", &["pipeline.stages=4", "pipeline.backward=split"]),
 ];
 
-/// A run is repeated at most so often.
-const TRIES: usize = 4;
+/// How often each is run.
+const REPEATS: usize = 5;
 
 /// Largest change of the fixed product's rate that counts as an undisturbed machine.
 const DISTURBED: f64 = 0.05;
 
-/// Runs all of [`RUNS`] and prints a Markdown table.
+/// Runs those of [`RUNS`] whose name contains the second argument and prints a Markdown table with every value.
 pub fn measure() -> anyhow::Result<()> {
     let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/release/millstream");
     ensure!(program.is_file(), "build first: cargo build --release");
-    show("| run | predicted ms | measured ms | ratio | predicted MB | measured MB | ratio | GFLOP/s before, after |");
-    show("| --- | --- | --- | --- | --- | --- | --- | --- |");
-    for (name, sets) in RUNS {
-        for n_try in 1..=TRIES {
+    show("| run | predicted / measured ms, void ones in brackets | median ratio | MB predicted / measured by rank |");
+    show("| --- | --- | --- | --- |");
+    let wanted = std::env::args().nth(2).unwrap_or_default();
+    for (name, sets) in RUNS.into_iter().filter(|(name, _)| name.contains(&wanted)) {
+        let (mut cells, mut ratios, mut memory) = (Vec::new(), Vec::new(), String::new());
+        for _ in 0..REPEATS {
             let before = gflops(&program)?;
-            let summary = run(&program, sets)?;
+            let run = run(&program, sets)?;
             let after = gflops(&program)?;
-            let disturbed = (after / before - 1.0).abs() > DISTURBED;
-            let time = |which: &str| summary[which]["step_s"].as_f64().context("summary.json has step times");
-            let memory = |which: &str| -> f64 {
-                let ranks = summary[which]["peak_bytes"].as_array().cloned().unwrap_or_default();
-                let of_rank =
-                    |rank: &Value| rank.as_object().map_or(0.0, |c| c.values().filter_map(Value::as_f64).sum());
-                ranks.iter().map(of_rank).sum::<f64>() / 1e6
-            };
-            let (predicted, measured) = (1e3 * time("predicted")?, 1e3 * time("measured")?);
-            let (bytes_predicted, bytes_measured) = (memory("predicted"), memory("measured"));
-            show(&format!(
-                "| {name}{} | {predicted:.1} | {measured:.1} | {:.3} | {bytes_predicted:.1} | {bytes_measured:.1} | {:.3} | {before:.0}, {after:.0} |",
-                if disturbed { " (void: disturbed)" } else { "" },
-                predicted / measured,
-                bytes_predicted / bytes_measured
-            ));
-            if !disturbed || n_try == TRIES {
-                break;
+            let cell = format!("{:.0} / {:.0}", 1e3 * run.predicted_s, 1e3 * run.measured_s);
+            if (after / before - 1.0).abs() > DISTURBED {
+                cells.push(format!("[{cell}]"));
+            } else {
+                cells.push(cell);
+                ratios.push(run.predicted_s / run.measured_s);
             }
+            memory = run.memory;
         }
+        ratios.sort_by(f64::total_cmp);
+        let median = ratios.get(ratios.len() / 2).map_or("all void".to_owned(), |ratio| format!("{ratio:.2}"));
+        show(&format!("| {name} | {} | {median} | {memory} |", cells.join(", ")));
     }
     Ok(())
 }
 
-/// Trains for 60 steps and yields the run's summary.
-fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Value> {
+/// What a run predicted and measured.
+struct Run {
+    predicted_s: f64,
+    measured_s: f64,
+    /// Peaks of all categories together, by rank.
+    memory: String,
+}
+
+/// Trains for a few steps: the median of the last nine, which follow the calibration within seconds.
+fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Run> {
     let folder = std::env::temp_dir().join(format!("millstream-prediction-{}", std::process::id()));
-    let fixed = ["steps=60", "sample.tokens=0", "checkpoint.every=end", "validation.every=end"];
+    let fixed =
+        ["steps=14", "optimizer.warmup_steps=4", "sample.tokens=0", "checkpoint.every=end", "validation.every=end"];
     let mut command = Command::new(program);
     command.arg("train").arg("--out").arg(&folder);
     fixed.iter().chain(sets).for_each(|set| {
@@ -74,9 +77,27 @@ fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Value> {
     });
     let output = command.output()?;
     ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let summary = std::fs::read_to_string(folder.join("summary.json"))?;
+    let read = |name: &str| -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&std::fs::read_to_string(folder.join(name))?)?)
+    };
+    let (summary, timeline) = (read("summary.json")?, read("timeline.json")?);
     std::fs::remove_dir_all(&folder)?;
-    Ok(serde_json::from_str(&summary)?)
+    let time = |which: &str| summary[which]["step_s"].as_f64().context("summary.json has step times");
+    let (predicted, measured) = (peaks(&timeline["predicted"]), peaks(&timeline["measured"]));
+    let ranks = predicted.iter().zip(&measured).map(|(predicted, measured)| format!("{predicted:.1} / {measured:.1}"));
+    let memory = ranks.collect::<Vec<_>>().join(", ");
+    Ok(Run { predicted_s: time("predicted")?, measured_s: time("measured")?, memory })
+}
+
+/// The most bytes of all categories together on each rank, in MB.
+fn peaks(timeline: &Value) -> Vec<f64> {
+    let mut peaks = vec![0.0f64; timeline["n_ranks"].as_u64().unwrap_or(0) as usize];
+    for sample in timeline["memory"].as_array().into_iter().flatten() {
+        let rank = sample["rank"].as_u64().unwrap_or(0) as usize;
+        let sum: f64 = sample["bytes"].as_object().into_iter().flatten().filter_map(|(_, bytes)| bytes.as_f64()).sum();
+        peaks[rank] = peaks[rank].max(sum / 1e6);
+    }
+    peaks
 }
 
 /// The fixed product's rate on all cores.
