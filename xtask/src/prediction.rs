@@ -1,8 +1,9 @@
 //! Step times and memory as `millstream train` predicts them, against what it then measures.
 //!
 //! Protocol: every run predicts from a calibration of its own, on a pipeline that has ended before the run's first step,
-//! and writes the prediction down first (`timeline.json`). Before and after each run a fixed 2048-cubed product is timed;
-//! where the two differ by more than 5 %, the machine was disturbed and the run is void. Every value is printed.
+//! scales it to the machine's speed at that moment, and writes the prediction down first (`timeline.json`). The speed is
+//! the middle rate of a few 2048-cubed products, timed right before and right after the run's steps; where the two
+//! differ by more than 5 %, the machine was disturbed and the run is void. Every value is printed.
 
 use crate::show;
 use anyhow::{Context, ensure};
@@ -38,11 +39,9 @@ pub fn measure() -> anyhow::Result<()> {
     for (name, sets) in RUNS.into_iter().filter(|(name, _)| name.contains(&wanted)) {
         let (mut cells, mut ratios, mut memory) = (Vec::new(), Vec::new(), String::new());
         for _ in 0..REPEATS {
-            let before = gflops(&program)?;
             let run = run(&program, sets)?;
-            let after = gflops(&program)?;
             let cell = format!("{:.0} / {:.0}", 1e3 * run.predicted_s, 1e3 * run.measured_s);
-            if (after / before - 1.0).abs() > DISTURBED {
+            if (run.speed_ratio - 1.0).abs() > DISTURBED {
                 cells.push(format!("[{cell}]"));
             } else {
                 cells.push(cell);
@@ -61,15 +60,17 @@ pub fn measure() -> anyhow::Result<()> {
 struct Run {
     predicted_s: f64,
     measured_s: f64,
+    /// The machine's speed after the run's steps over that before them.
+    speed_ratio: f64,
     /// Peaks of all categories together, by rank.
     memory: String,
 }
 
-/// Trains for a few steps: the median of the last nine, which follow the calibration within seconds.
+/// Trains for a few steps: the median of the last 25, which follow the calibration within seconds.
 fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Run> {
     let folder = std::env::temp_dir().join(format!("millstream-prediction-{}", std::process::id()));
     let fixed =
-        ["steps=14", "optimizer.warmup_steps=4", "sample.tokens=0", "checkpoint.every=end", "validation.every=end"];
+        ["steps=30", "optimizer.warmup_steps=4", "sample.tokens=0", "checkpoint.every=end", "validation.every=end"];
     let mut command = Command::new(program);
     command.arg("train").arg("--out").arg(&folder);
     fixed.iter().chain(sets).for_each(|set| {
@@ -86,7 +87,9 @@ fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Run> {
     let (predicted, measured) = (peaks(&timeline["predicted"]), peaks(&timeline["measured"]));
     let ranks = predicted.iter().zip(&measured).map(|(predicted, measured)| format!("{predicted:.1} / {measured:.1}"));
     let memory = ranks.collect::<Vec<_>>().join(", ");
-    Ok(Run { predicted_s: time("predicted")?, measured_s: time("measured")?, memory })
+    let speed = |when: &str| summary["speed"][when].as_f64().context("summary.json has the machine's speed");
+    let speed_ratio = speed("after_gflops")? / speed("before_gflops")?;
+    Ok(Run { predicted_s: time("predicted")?, measured_s: time("measured")?, speed_ratio, memory })
 }
 
 /// The most bytes of all categories together on each rank, in MB.
@@ -98,16 +101,4 @@ fn peaks(timeline: &Value) -> Vec<f64> {
         peaks[rank] = peaks[rank].max(sum / 1e6);
     }
     peaks
-}
-
-/// The fixed product's rate on all cores.
-fn gflops(program: &Path) -> anyhow::Result<f64> {
-    let output = Command::new(program).args(["doctor", "--json"]).output()?;
-    let report: Value = serde_json::from_slice(&output.stdout)?;
-    find(&report, "all_cores_gflops").context("doctor --json has all_cores_gflops")
-}
-
-fn find(value: &Value, key: &str) -> Option<f64> {
-    let object = value.as_object()?;
-    object.get(key).and_then(Value::as_f64).or_else(|| object.values().find_map(|value| find(value, key)))
 }

@@ -113,6 +113,24 @@ impl Architecture {
         }
     }
 
+    /// The matrix of `block` that has a row per token of the vocabulary, if it has one.
+    pub fn vocabulary_matrix(&self, block: Block) -> Option<Weight> {
+        match block {
+            Block::Embedding | Block::Head => self.weights(block).pop(),
+            Block::Attention(_) | Block::Mlp(_) => None,
+        }
+    }
+
+    /// The weights of `block` in a model in which the vocabulary matrices of the blocks `sharded` lie elsewhere, cut by
+    /// rows.
+    pub fn weights_beside_shards(&self, block: Block, sharded: &[Block]) -> Vec<Weight> {
+        let mut weights = self.weights(block);
+        if let Some(matrix) = self.vocabulary_matrix(block).filter(|_| sharded.contains(&block)) {
+            weights.retain(|weight| *weight != matrix);
+        }
+        weights
+    }
+
     /// All weights, each name once, in file order (embedding first, head last).
     pub fn all_weights(&self) -> Vec<Weight> {
         let mut all: Vec<Weight> = Vec::new();

@@ -75,6 +75,34 @@ impl AdamW {
     /// # Shapes
     /// - all `[n]`, plain, f32 on the CPU's fused path
     pub fn update(&self, parameter: Tensor<1>, gradient: &Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+        self.pass(update_one, composed, parameter, gradient, moments)
+    }
+
+    /// What the parameter and its moments were before [`AdamW::update`] gave these, by inverting its arithmetic: nothing
+    /// needs to be kept for a step that may have to be taken back (Qi et al., *Zero Bubble Pipeline Parallelism*, 2024,
+    /// section 4). Equal up to rounding: the parameter to a few units in its last place, each moment to a few in the last
+    /// place of `beta m` or of the scaled gradient's share, whichever is larger. A second moment is at least 0.
+    ///
+    /// # Shapes
+    /// - all `[n]`, plain
+    ///
+    /// # Panics
+    /// When a beta is 0 or the decay is 1: then nothing of the past is left.
+    pub fn undo(&self, parameter: Tensor<1>, gradient: &Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+        let f = self.factors();
+        assert!(f.beta1 > 0.0 && f.beta2 > 0.0 && f.keep > 0.0, "an update that forgets the past cannot be undone");
+        self.pass(undo_one, undo_composed, parameter, gradient, moments)
+    }
+
+    /// Over all elements on the CPU, or as tensor operations elsewhere.
+    fn pass(
+        &self,
+        fused: fn(Factors, &mut [f32], &[f32], &mut [f32], &mut [f32]),
+        composed: fn(Factors, Tensor<1>, Tensor<1>, Moments) -> (Tensor<1>, Moments),
+        parameter: Tensor<1>,
+        gradient: &Tensor<1>,
+        moments: Moments,
+    ) -> (Tensor<1>, Moments) {
         let f = self.factors();
         let flex = |t: Tensor<1>| t.try_into_primitive::<Flex>().ok().filter(|t| t.dtype() == DType::F32);
         let on_cpu = flex(parameter.clone()).is_some();
@@ -87,7 +115,7 @@ impl AdamW {
         {
             let arrays = slice_mut(&mut p).par_chunks_mut(CHUNK).zip(slice(&g).par_chunks(CHUNK));
             let moments = slice_mut(&mut m).par_chunks_mut(CHUNK).zip(slice_mut(&mut v).par_chunks_mut(CHUNK));
-            arrays.zip(moments).for_each(|((p, g), (m, v))| update_one(f, p, g, m, v));
+            arrays.zip(moments).for_each(|((p, g), (m, v))| fused(f, p, g, m, v));
         }
         let tensor = |t| Tensor::from_primitive::<Flex>(t);
         (tensor(p), Moments { m: tensor(m), v: tensor(v) })
@@ -106,6 +134,28 @@ fn update_chunk<const FMA: bool>(f: Factors, p: &mut [f32], g: &[f32], m: &mut [
     }
 }
 vectorised!(fn update_one(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) = update_chunk);
+
+#[inline(always)]
+fn undo_chunk<const FMA: bool>(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) {
+    let n = p.len();
+    let (g, m, v) = (&g[..n], &mut m[..n], &mut v[..n]);
+    for i in 0..n {
+        let g = g[i] * f.scale;
+        p[i] = (p[i] + f.rate * m[i] / (v[i].sqrt() / f.root_correction + f.epsilon)) / f.keep;
+        m[i] = (m[i] - f.rest1 * g) / f.beta1;
+        v[i] = ((v[i] - f.rest2 * g * g) / f.beta2).max(0.0);
+    }
+}
+vectorised!(fn undo_one(f: Factors, p: &mut [f32], g: &[f32], m: &mut [f32], v: &mut [f32]) = undo_chunk);
+
+fn undo_composed(f: Factors, p: Tensor<1>, g: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
+    let Moments { m, v } = moments;
+    let g = g * f.scale;
+    let p = (p + m.clone() * f.rate / (v.clone().sqrt() / f.root_correction + f.epsilon)) / f.keep;
+    let m = (m - g.clone() * f.rest1) / f.beta1;
+    let v = ((v - g.clone() * g * f.rest2) / f.beta2).clamp_min(0.0);
+    (p, Moments { m, v })
+}
 
 fn composed(f: Factors, p: Tensor<1>, g: Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
     let g = g * f.scale;

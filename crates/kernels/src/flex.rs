@@ -1,7 +1,7 @@
 //! The CPU backend's fused paths, for contiguous f32; everything else takes the compositions.
 
 use crate::ops::{Kernels, plain};
-use crate::{linear, log_probability, masked_softmax, rms_norm, rope, swiglu};
+use crate::{linear, log_probability, masked_softmax, rms_norm, rope, shard_softmax, swiglu};
 use burn::backend::Flex;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{DType, TensorData};
@@ -117,6 +117,29 @@ impl Kernels for Flex {
         match contiguous([&x, &w, &inverse_rms, &dy]) {
             Some([x, w, r, dy]) => rms_norm::backward_flex(&x, &w, &r, &dy),
             None => plain::rms_norm_backward::<Self>(x, w, inverse_rms, dy),
+        }
+    }
+
+    fn shard_softmax(logits: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if logits.dtype() == DType::F32 && logits.is_contiguous() {
+            shard_softmax::forward_flex(logits)
+        } else {
+            plain::shard_softmax::<Self>(logits)
+        }
+    }
+
+    fn shard_softmax_gradient(
+        exponentials: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        match contiguous([&scale, &weight]) {
+            Some([scale, weight]) if exponentials.dtype() == DType::F32 && exponentials.is_contiguous() => {
+                let targets = indices(&targets, dims(&exponentials)[1]);
+                shard_softmax::gradient_flex(exponentials, &scale, &weight, &targets)
+            }
+            _ => plain::shard_softmax_gradient::<Self>(exponentials, scale, weight, targets),
         }
     }
 

@@ -102,6 +102,21 @@ pub trait Kernels: Backend {
         Self::rope_forward(x, cos, sin)
     }
 
+    /// Exponentials, maxima and sums of a shard's logits; see [`crate::shard_softmax()`]. Never differentiated.
+    fn shard_softmax(logits: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        plain::shard_softmax::<Self>(logits)
+    }
+
+    /// Gradient of a shard's logits; see [`crate::shard_softmax_gradient`].
+    fn shard_softmax_gradient(
+        exponentials: FloatTensor<Self>,
+        scale: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        targets: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::shard_softmax_gradient::<Self>(exponentials, scale, weight, targets)
+    }
+
     /// `silu(gate) up`.
     fn swiglu_forward(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
         plain::swiglu_forward::<Self>(gate, up)
@@ -167,6 +182,29 @@ pub(crate) mod plain {
             shared,
             B::int_reshape(targets, [n, 1].into()),
             gradient,
+            burn::tensor::IndexingUpdateOp::Add,
+        )
+    }
+
+    pub fn shard_softmax<B: Backend>(logits: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+        let max = B::float_max_dim(logits.clone(), 1);
+        let exponentials = B::float_exp(B::float_sub(logits, max.clone()));
+        let sum = B::float_sum_dim(exponentials.clone(), 1);
+        (exponentials, flat::<B>(max), flat::<B>(sum))
+    }
+
+    pub fn shard_softmax_gradient<B: Backend>(
+        exponentials: FloatTensor<B>,
+        scale: FloatTensor<B>,
+        weight: FloatTensor<B>,
+        targets: IntTensor<B>,
+    ) -> FloatTensor<B> {
+        let n = exponentials.shape()[0];
+        B::float_scatter(
+            1,
+            B::float_mul(exponentials, column::<B>(scale)),
+            B::int_reshape(targets, [n, 1].into()),
+            B::float_neg(column::<B>(weight)),
             burn::tensor::IndexingUpdateOp::Add,
         )
     }

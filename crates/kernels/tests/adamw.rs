@@ -76,3 +76,42 @@ fn sums_of_squares() {
         assert_eq!(sum_of_squares(&tensor(&values, DType::F32)), wanted);
     }
 }
+
+fn values(tensor: &Tensor<1>) -> Vec<f64> {
+    tensor.clone().cast(DType::F64).into_data().try_into_vec().unwrap()
+}
+
+/// Each step taken back gives what was there before it. Every number goes through at most four roundings each way, of
+/// numbers no larger than the sum of the terms' magnitudes: 16 units of 2^-24 of that sum.
+#[test]
+fn an_undone_step_leaves_what_was_there() {
+    let all = |five: &[f64; 5], dtype| tensor(&five.repeat(7001), dtype);
+    for dtype in [DType::F32, DType::F64] {
+        let (mut p, mut moments) = (all(&START, dtype), Moments { m: all(&[0.0; 5], dtype), v: all(&[0.0; 5], dtype) });
+        for (i, &(learning_rate, gradient_scale, gradient)) in STEPS.iter().enumerate() {
+            let (beta1, beta2) = (0.9, 0.999);
+            let step = i as u64 + 1;
+            let adamw = AdamW { learning_rate, beta1, beta2, epsilon: 1e-8, weight_decay: 0.1, gradient_scale, step };
+            let before = [values(&p), values(&moments.m), values(&moments.v)];
+            let g = all(&gradient, dtype);
+            let (new_p, new) = adamw.update(p.clone(), &g, moments.clone());
+            let (old_p, old) = adamw.undo(new_p.clone(), &g, new.clone());
+            let (p_after, g) = (values(&new_p), values(&g));
+            let found = [values(&old_p), values(&old.m), values(&old.v)];
+            for j in 0..g.len() {
+                let scaled = g[j] * gradient_scale;
+                let sizes = [
+                    before[0][j].abs() + (p_after[j] - before[0][j]).abs(),
+                    before[1][j].abs() + (1.0 - beta1) * scaled.abs(),
+                    before[2][j] + (1.0 - beta2) * scaled * scaled,
+                ];
+                for which in 0..3 {
+                    let (found, wanted) = (found[which][j], before[which][j]);
+                    let limit = 16.0 * 2f64.powi(-24) * sizes[which];
+                    assert!((found - wanted).abs() <= limit, "step {step}, {which} of {j}: {found} for {wanted}");
+                }
+            }
+            (p, moments) = (new_p, new);
+        }
+    }
+}

@@ -211,3 +211,56 @@ fn seeds_refuse_other_shapes() {
     let y = Tensor::from_inner(tensor(noise(6, 1), [2, 3], DType::F32)).require_grad();
     drop(Seed::new(y).0.backward(tensor(noise(6, 1), [3, 2], DType::F32)));
 }
+
+/// Both paths of the shards' softmax against `exp` in f64, put together as ranks do: three shards of 1, 7 and 40 columns,
+/// logits of up to 1 and 1e4, where only the shift by the maximum keeps exponentials finite.
+#[test]
+fn shards_of_a_softmax() {
+    let (n, widths) = (5, [1, 7, 40]);
+    for size in [1.0, 1e4] {
+        for dtype in [DType::F64, DType::F32] {
+            let shards: Vec<Vec<f64>> =
+                widths.iter().map(|&w| noise(n * w, w).iter().map(|x| x * size).collect()).collect();
+            let row = |shard: usize, i: usize| &shards[shard][i * widths[shard]..][..widths[shard]];
+            let parts: Vec<kernels::ShardSoftmax> =
+                (0..3).map(|s| kernels::shard_softmax(tensor(shards[s].clone(), [n, widths[s]], dtype))).collect();
+            let of_row: Vec<(f64, f64)> = (0..n)
+                .map(|i| {
+                    let all = || (0..3).flat_map(|shard| row(shard, i));
+                    let max = all().fold(f64::NEG_INFINITY, |max, &x| max.max(x));
+                    (max, all().map(|x| (x - max).exp()).sum())
+                })
+                .collect();
+            for (shard, part) in parts.into_iter().enumerate() {
+                let what = format!("shard {shard} of size {size} in {dtype:?}");
+                let [max, sum] = [part.max, part.sum].map(values);
+                let maxima: Vec<f64> =
+                    (0..n).map(|i| row(shard, i).iter().fold(f64::NEG_INFINITY, |m, &x| m.max(x))).collect();
+                assert_close(&max, &maxima, 0.0, F32 * 0.1, &what);
+                let sums: Vec<f64> =
+                    (0..n).map(|i| row(shard, i).iter().map(|x| (x - maxima[i]).exp()).sum()).collect();
+                // Rounding a logit of 1e4 to f32 moves its exponential by up to 1e4 x 6e-8 of itself.
+                let tolerance = if dtype == DType::F32 { F32.max(size * 1.2e-7) } else { 1e-13 };
+                assert_close(&sum, &sums, 0.0, tolerance, &what);
+
+                let weights = [0.5, 0.0, 2.0, 1.0, 0.25];
+                let target = |i: usize| i % widths[shard];
+                let scale: Vec<f64> = (0..n).map(|i| weights[i] * (max[i] - of_row[i].0).exp() / of_row[i].1).collect();
+                let targets: Vec<i32> = (0..n).map(|i| target(i) as i32).collect();
+                let targets: Tensor<1, Int> = Tensor::from_data(TensorData::new(targets, [n]), &Device::flex());
+                let vector = |values: &[f64]| tensor(values.to_vec(), [n], dtype);
+                let found =
+                    kernels::shard_softmax_gradient(part.exponentials, vector(&scale), vector(&weights), targets);
+                let wanted: Vec<f64> = (0..n)
+                    .flat_map(|i| {
+                        let (max, total) = of_row[i];
+                        row(shard, i).iter().enumerate().map(move |(j, x)| {
+                            weights[i] * ((x - max).exp() / total - f64::from(u8::from(j == target(i))))
+                        })
+                    })
+                    .collect();
+                assert_close(&values(found), &wanted, 1.0, tolerance, &what);
+            }
+        }
+    }
+}

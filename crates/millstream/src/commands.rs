@@ -5,7 +5,10 @@ pub mod eval;
 pub mod generate;
 pub mod presets;
 pub mod report;
+pub mod schedules;
+mod setting;
 pub mod simulate;
+mod table;
 pub mod train;
 
 use std::io::{IsTerminal, Write};
@@ -19,6 +22,8 @@ pub enum Command {
     Generate(generate::Args),
     /// Measure loss, perplexity and bits per byte on texts, or write logits.
     Eval(eval::Args),
+    /// List the pipeline schedules with their step time, bubble, memory and messages, best first.
+    Schedules(schedules::Args),
     /// Play a schedule with given costs and show where the time goes.
     Simulate(simulate::Args),
     /// Write a run's report.html and trace.json again.

@@ -8,7 +8,6 @@ mod fault;
 mod header;
 mod model_folder;
 mod out_folder;
-mod peak;
 mod progress;
 mod report;
 mod run_file;
@@ -49,6 +48,7 @@ fn main() -> ExitCode {
         Command::Train(args) => commands::train::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Schedules(args) => commands::schedules::run(args),
         Command::Simulate(args) => commands::simulate::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Presets(args) => commands::presets::run(args),

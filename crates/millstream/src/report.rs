@@ -18,7 +18,8 @@ mod trace;
 pub use machine::Machine;
 pub use metrics::{Metrics, line};
 pub use summary::{
-    ByCategory, ModelSummary, Sample, StageSummary, Status, StepSummary, Summary, ValidationSummary, Yardsticks,
+    ByCategory, ModelSummary, Sample, SpeedSummary, StageSummary, Status, StepSummary, Summary, ValidationSummary,
+    Yardsticks,
 };
 pub use timelines::{TimelineFile, Timelines};
 pub use trace::trace;

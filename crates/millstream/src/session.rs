@@ -2,11 +2,10 @@
 
 use crate::header::{header, stages};
 use crate::out_folder::{OutFolder, write_whole};
-use crate::peak::matmul_peak;
 use crate::progress::Progress;
 use crate::report::{
-    self, Machine, ModelSummary, Sample, Status, StepSummary, Summary, TimelineFile, Timelines, ValidationSummary,
-    Yardsticks,
+    self, Machine, ModelSummary, Sample, SpeedSummary, Status, StepSummary, Summary, TimelineFile, Timelines,
+    ValidationSummary, Yardsticks,
 };
 use crate::units::{bytes, seconds};
 use crate::{Outcome, commands, fault, run_file};
@@ -19,14 +18,17 @@ use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use train::{CHECKPOINTS, Ended, Event, Resume, Settings, StepMetrics, Trainer, ValidationMetrics};
 
 /// Name of the exported model's folder within a run's.
 pub const MODEL: &str = "model";
 
-/// Time for the matrix products that say what this machine can do at most: long enough for the best of a few.
-const PEAK_BUDGET: Duration = Duration::from_millis(700);
+/// Matrix products that say what this machine can do: their best is its peak, their middle one its speed now.
+const PRODUCTS: usize = 7;
+
+/// A change of the machine's speed that is told: as large as makes a measurement void (docs/prediction.md).
+const UNSTEADY: f64 = 0.05;
 
 /// Trains as the settings say, into `folder`.
 ///
@@ -45,6 +47,8 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     for reason in trainer.skipped() {
         commands::note(&format!("a newer checkpoint was left out: {reason}"));
     }
+    let before = Speed::now();
+    trainer.expect_speed(before.gflops);
     show(&header(&settings, &trainer, &path))?;
     // Not before: a run that cannot be resumed with these settings still can with those it had.
     write_whole(&path.join("run.toml"), run_file::write(&settings))?;
@@ -53,18 +57,18 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     timelines.write(&path)?;
     folder.keep();
 
-    let peak = matmul_peak(PEAK_BUDGET).all_cores_gflops;
     show(&format!(
-        "{:<11}{peak:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
-        "machine"
+        "{:<11}{:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
+        "machine", before.peak_gflops
     ))?;
     let mut seen = Seen::new(&path, &settings, trainer.step())?;
-    let ended = trainer.run(&interrupted, Some(peak * 1e9), |event| seen.take(&event));
+    let ended = trainer.run(&interrupted, Some(before.peak_gflops * 1e9), |event| seen.take(&event));
     let mut conclude = || {
         seen.finish()?;
+        let after = Speed::now();
         timelines.measured = middle_step(&trainer).map(TimelineFile::from);
         timelines.write(&path)?;
-        let mut summary = summarise(&settings, &trainer, &seen, peak)?;
+        let mut summary = summarise(&settings, &trainer, &seen, [before, after])?;
         match &ended {
             Ok(Ended::Finished) => summary.sample = finish(&settings, &trainer, &path)?,
             Ok(Ended::Interrupted) => summary.status = Status::Interrupted,
@@ -89,6 +93,23 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
             }
             Err(step_fault(error))
         }
+    }
+}
+
+/// What this machine can do, in matrix products.
+#[derive(Clone, Copy)]
+struct Speed {
+    /// At most.
+    peak_gflops: f64,
+    /// At this moment.
+    gflops: f64,
+}
+
+impl Speed {
+    fn now() -> Self {
+        let mut rates = kernels::matmul_rates(PRODUCTS);
+        rates.sort_by(f64::total_cmp);
+        Self { peak_gflops: rates[PRODUCTS - 1], gflops: rates[PRODUCTS / 2] }
     }
 }
 
@@ -178,7 +199,12 @@ fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Resu
     Ok(Some(Sample { prompt: wanted.prompt.clone(), text: generated.text }))
 }
 
-fn summarise(settings: &Settings, trainer: &Trainer, seen: &Seen, peak: f64) -> anyhow::Result<Summary> {
+fn summarise(
+    settings: &Settings,
+    trainer: &Trainer,
+    seen: &Seen,
+    [before, after]: [Speed; 2],
+) -> anyhow::Result<Summary> {
     let (architecture, plan) = (trainer.architecture(), trainer.plan());
     let yardsticks = trainer.corpus().yardsticks()?;
     let losses = seen.last_steps.iter().map(|step| step.loss);
@@ -216,7 +242,8 @@ fn summarise(settings: &Settings, trainer: &Trainer, seen: &Seen, peak: f64) -> 
         }),
         sample: None,
         machine: Some(Machine::here()),
-        matmul_gflops: Some(peak),
+        matmul_gflops: Some(before.peak_gflops),
+        speed: Some(SpeedSummary { before_gflops: before.gflops, after_gflops: after.gflops }),
         wall_s: None,
     })
 }
@@ -259,6 +286,14 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
             lines += &format!("{comma} rank {rank} {measured} (predicted {})", peak(&trainer.plan().predicted));
         }
         lines += "\n";
+    }
+    if let Some(SpeedSummary { before_gflops, after_gflops }) = summary.speed
+        && (after_gflops / before_gflops - 1.0).abs() > UNSTEADY
+    {
+        lines += &format!(
+            "machine          its speed moved from {before_gflops:.0} to {after_gflops:.0} GFLOP/s in this run; the \
+             prediction was made for the former\n"
+        );
     }
     if let Some(sample) = &summary.sample {
         lines += &format!("\n{}{}\n", sample.prompt, commands::harmless(&sample.text));

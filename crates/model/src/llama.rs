@@ -74,9 +74,14 @@ impl<'a> Visit<'a> {
     }
 }
 
+/// The norm before the head.
+pub(crate) fn final_norm(part: &Part, hidden_ND: Tensor<2>, tape: &mut Tape) -> Tensor<2> {
+    norm(part, "model.norm.weight", hidden_ND, tape)
+}
+
 /// Final norm, then logits `[N, vocab_size]`.
 pub(crate) fn head(part: &Part, hidden_ND: Tensor<2>, tape: &mut Tape) -> Tensor<2> {
-    let x_ND = norm(part, "model.norm.weight", hidden_ND, tape);
+    let x_ND = final_norm(part, hidden_ND, tape);
     let weights = part.architecture().weights(Block::Head);
     let matrix = part.index(&weights.last().expect("invariant: a head has a matrix").name);
     tape.linear(x_ND, part.parameters()[matrix].matrix(), matrix)

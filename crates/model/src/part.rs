@@ -11,6 +11,8 @@ use simulate::Category;
 pub struct Part {
     architecture: Architecture,
     blocks: Vec<Block>,
+    /// Blocks whose vocabulary matrix lies elsewhere.
+    sharded: Vec<Block>,
     parameters: Vec<Parameter>,
     device: Device,
 }
@@ -20,6 +22,9 @@ pub struct Part {
 pub enum Output {
     /// The residual stream `[n, hidden_size]`, for the next part.
     Hidden(Tensor<2>),
+    /// The final norm's output `[n, hidden_size]`, for the shards of the vocabulary: the part ends with a head whose
+    /// matrix lies elsewhere.
+    Normalised(Tensor<2>),
     /// The log-probability of every token's target `[n]`: the part ends with the head.
     LogProbability(Tensor<1>),
 }
@@ -33,16 +38,32 @@ impl Part {
         architecture: &Architecture,
         blocks: &[Block],
         device: &Device,
+        weights: impl FnMut(&Weight) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        Self::with_sharded_vocabulary(architecture, blocks, &[], device, weights)
+    }
+
+    /// As [`Part::new`], for a model in which the vocabulary matrices of the blocks `sharded` lie elsewhere: an embedding
+    /// is handed what was looked up, a head stops after the final norm.
+    ///
+    /// # Errors
+    /// What `weights` gives.
+    pub fn with_sharded_vocabulary<E>(
+        architecture: &Architecture,
+        blocks: &[Block],
+        sharded: &[Block],
+        device: &Device,
         mut weights: impl FnMut(&Weight) -> Result<Vec<f32>, E>,
     ) -> Result<Self, E> {
         let mut parameters: Vec<Parameter> = Vec::new();
-        for weight in blocks.iter().flat_map(|&block| architecture.weights(block)) {
+        for weight in blocks.iter().flat_map(|&block| architecture.weights_beside_shards(block, sharded)) {
             if parameters.iter().all(|known| known.weight.name != weight.name) {
                 let values = weights(&weight)?;
                 parameters.push(Parameter::new(weight, values, device));
             }
         }
-        Ok(Self { architecture: architecture.clone(), blocks: blocks.to_vec(), parameters, device: device.clone() })
+        let (blocks, sharded) = (blocks.to_vec(), sharded.to_vec());
+        Ok(Self { architecture: architecture.clone(), blocks, sharded, parameters, device: device.clone() })
     }
 
     /// The parameters, each name once.
@@ -72,7 +93,8 @@ impl Part {
 
     /// Number of the embedding matrix among the parameters, if this part looks tokens up.
     pub fn embedding(&self) -> Option<usize> {
-        (self.blocks.first() == Some(&Block::Embedding)).then_some(0)
+        let looks_up = self.blocks.first() == Some(&Block::Embedding) && !self.sharded.contains(&Block::Embedding);
+        looks_up.then_some(0)
     }
 
     /// The number of the parameter named `name`.
@@ -89,7 +111,8 @@ impl Part {
     /// Applies the blocks.
     ///
     /// # Shapes
-    /// - hidden: `[n, hidden_size]`, plain; `None` when the part begins with the embedding, which reads `rows.ids`
+    /// - hidden: `[n, hidden_size]`, plain; `None` when the part begins with an embedding of its own, which reads
+    ///   `rows.ids`
     /// - result: see [`Output`]; tracked when the tape records
     ///
     /// # Panics
@@ -97,6 +120,9 @@ impl Part {
     pub fn forward(&self, rows: &Rows, hidden: Option<Tensor<2>>, tape: &mut Tape) -> Output {
         let hidden = self.apply(rows, hidden, tape, None);
         match self.blocks.last() {
+            Some(Block::Head) if self.sharded.contains(&Block::Head) => {
+                Output::Normalised(self.final_norm(hidden, tape))
+            }
             Some(Block::Head) => {
                 let _logits = ledger::category(Category::Logits);
                 let logits = self.head(hidden, tape);
@@ -155,6 +181,12 @@ impl Part {
         let hidden = tape.source(source);
         match self.architecture.family {
             Family::Llama => Visit::new(self, rows, tape, cache).apply(hidden),
+        }
+    }
+
+    fn final_norm(&self, hidden: Tensor<2>, tape: &mut Tape) -> Tensor<2> {
+        match self.architecture.family {
+            Family::Llama => crate::llama::final_norm(self, hidden, tape),
         }
     }
 

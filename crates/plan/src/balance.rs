@@ -1,11 +1,11 @@
 //! Stages of equal cost.
 
-use crate::MicrobatchShape;
+use crate::{MicrobatchShape, Shards, block_cost};
 use architecture::{Architecture, ArchitectureError, Partition};
 use std::cmp::Ordering;
 
 /// The model cut into `n_stages` stages of equal training operations, as far as its blocks allow. Recomputation does
-/// not move the cuts: it adds the same third to every stage that has it.
+/// not move the cuts: it adds the same third to every stage that has it. What `shards` of the vocabulary do is no stage's.
 ///
 /// # Errors
 /// As [`partition_by`].
@@ -13,8 +13,9 @@ pub fn partition(
     architecture: &Architecture,
     shape: MicrobatchShape,
     n_stages: usize,
+    shards: Option<Shards>,
 ) -> Result<Partition, ArchitectureError> {
-    let cost = |block| architecture.cost(block, shape.rows, shape.tokens).training_flops() as f64;
+    let cost = |block| block_cost(architecture, block, shape, shards).training_flops() as f64;
     let costs: Vec<f64> = architecture.blocks().into_iter().map(cost).collect();
     partition_by(architecture, &costs, n_stages)
 }

@@ -1,6 +1,7 @@
 //! What stages cost before anything was measured.
 
 use crate::memory;
+use crate::shards::{Shards, block_cost};
 use architecture::{Architecture, Partition};
 use simulate::StageCost;
 
@@ -32,6 +33,8 @@ pub enum Recompute {
 /// to the weight pass stay the inputs and output gradients of the products. During backward comes what is recomputed,
 /// and by how much the widest moment exceeds what is kept, found by walking the blocks from last to first.
 ///
+/// What `shards` of the vocabulary do and hold is not the stages'; see [`shard_costs`](crate::shard_costs).
+///
 /// # Panics
 /// If there is not one `recompute` per stage, or the rate is not positive.
 pub fn stage_costs(
@@ -39,6 +42,7 @@ pub fn stage_costs(
     partition: &Partition,
     shape: MicrobatchShape,
     recompute: &[Recompute],
+    shards: Option<Shards>,
     flops_per_s: f64,
 ) -> Vec<StageCost> {
     assert_eq!(recompute.len(), partition.n_stages(), "one recompute per stage");
@@ -50,7 +54,7 @@ pub fn stage_costs(
             let mut input = 0;
             let mut weight = 0;
             for &block in blocks {
-                let cost = architecture.cost(block, shape.rows, shape.tokens);
+                let cost = block_cost(architecture, block, shape, shards);
                 forward += cost.total_forward_flops();
                 input += cost.total_backward_input_flops();
                 weight += cost.backward_weight_flops;
@@ -65,7 +69,7 @@ pub fn stage_costs(
                     Recompute::None => 0.0,
                     Recompute::Full => seconds(forward),
                 },
-                ..memory::of_stage(architecture, blocks, shape, recompute)
+                ..memory::of_stage(architecture, blocks, shape, recompute, shards)
             }
         })
         .collect()

@@ -6,6 +6,10 @@
 mod balance;
 mod cost;
 mod memory;
+mod redistribute;
+mod shards;
 
 pub use balance::{balance, partition, partition_by};
 pub use cost::{MicrobatchShape, Recompute, stage_costs};
+pub use redistribute::redistribute;
+pub use shards::{Shards, block_cost, shard_costs};

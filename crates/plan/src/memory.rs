@@ -1,12 +1,13 @@
 //! What a stage holds in memory.
 
+use crate::shards::{Shards, block_cost, sharded_blocks};
 use crate::{MicrobatchShape, Recompute};
 use architecture::{Architecture, Block, BlockCost};
 use simulate::{Category, StageCost};
 use std::collections::BTreeMap;
 
 /// Bytes of an element: f32, and 32-bit integers in the carry.
-const ELEMENT_BYTES: u64 = 4;
+pub(crate) const ELEMENT_BYTES: u64 = 4;
 
 /// A stage's costs in bytes; no times.
 pub(crate) fn of_stage(
@@ -14,9 +15,9 @@ pub(crate) fn of_stage(
     blocks: &[Block],
     shape: MicrobatchShape,
     recompute: Recompute,
+    shards: Option<Shards>,
 ) -> StageCost {
-    let MicrobatchShape { rows, tokens } = shape;
-    let costs: Vec<BlockCost> = blocks.iter().map(|&block| architecture.cost(block, rows, tokens)).collect();
+    let costs: Vec<BlockCost> = blocks.iter().map(|&block| block_cost(architecture, block, shape, shards)).collect();
     let sum = |count: fn(&BlockCost) -> u64| costs.iter().map(count).sum::<u64>();
     let activations = sum(|cost| cost.activation_elements);
     let logits = sum(|cost| cost.logit_elements);
@@ -25,49 +26,53 @@ pub(crate) fn of_stage(
     let (kept, kept_logits, scratch) = match recompute {
         Recompute::None => (activations, logits, vec![(Category::Buffers, above_kept)]),
         Recompute::Full => {
-            let (input, shared) = input(architecture, blocks[0], rows, tokens);
+            let (input, shared) = input(architecture, blocks[0], shape, shards);
             let again = activations.saturating_sub(shared);
             let scratch =
                 vec![(Category::Activations, again), (Category::Logits, logits), (Category::Buffers, above_kept)];
             (input, 0, scratch)
         }
     };
-    let parameters = n_parameters(architecture, blocks);
-    let bytes = |list: Vec<(Category, u64)>| {
-        list.into_iter()
-            .filter(|(_, elements)| *elements > 0)
-            .map(|(category, elements)| (category, elements * ELEMENT_BYTES))
-            .collect()
-    };
+    let weights = blocks.iter().flat_map(|&block| architecture.weights_beside_shards(block, sharded_blocks(shards)));
+    let by_name: BTreeMap<String, u64> = weights.map(|w| (w.name.clone(), w.n_elements() as u64)).collect();
     StageCost {
         carry_bytes: costs.last().map_or(0, |last| last.carry_elements) * ELEMENT_BYTES,
         activation_bytes: kept * ELEMENT_BYTES,
         logit_bytes: kept_logits * ELEMENT_BYTES,
         weight_grad_bytes: sum(queued) * ELEMENT_BYTES,
         backward_scratch: bytes(scratch),
-        resident: bytes(vec![
-            (Category::Weights, parameters),
-            (Category::Gradients, parameters),
-            (Category::Optimizer, 2 * parameters),
-        ]),
+        resident: resident(by_name.values().sum()),
         ..StageCost::default()
     }
 }
 
-/// Parameters a stage holds; a matrix tied within the stage counts once.
-fn n_parameters(architecture: &Architecture, blocks: &[Block]) -> u64 {
-    let weights = blocks.iter().flat_map(|&block| architecture.weights(block));
-    let by_name: BTreeMap<String, u64> = weights.map(|w| (w.name.clone(), w.n_elements() as u64)).collect();
-    by_name.values().sum()
+/// Bytes of trained parameters: weights, gradients and two moments; a matrix tied within the holder counts once.
+pub(crate) fn resident(n_parameters: u64) -> Vec<(Category, u64)> {
+    bytes(vec![
+        (Category::Weights, n_parameters),
+        (Category::Gradients, n_parameters),
+        (Category::Optimizer, 2 * n_parameters),
+    ])
+}
+
+/// Elements as bytes, without what is nothing.
+fn bytes(list: Vec<(Category, u64)>) -> Vec<(Category, u64)> {
+    let something = list.into_iter().filter(|(_, elements)| *elements > 0);
+    something.map(|(category, elements)| (category, elements * ELEMENT_BYTES)).collect()
 }
 
 /// Elements of the carry that enters a stage, and how many of them its first block keeps anyway (the hidden states).
-fn input(architecture: &Architecture, first: Block, rows: usize, tokens: usize) -> (u64, u64) {
+/// Where the embedding is sharded, its stage is handed what was looked up.
+fn input(architecture: &Architecture, first: Block, shape: MicrobatchShape, shards: Option<Shards>) -> (u64, u64) {
+    let MicrobatchShape { rows, tokens } = shape;
+    let hidden = (rows * tokens * architecture.hidden_size) as u64;
     match first {
-        Block::Embedding => (architecture.carry_in().n_elements(rows, tokens) as u64, 0),
+        Block::Embedding => {
+            let ids = architecture.carry_in().n_elements(rows, tokens) as u64;
+            if sharded_blocks(shards).contains(&Block::Embedding) { (ids + hidden, hidden) } else { (ids, 0) }
+        }
         Block::Attention(_) | Block::Mlp(_) | Block::Head => {
-            let carry = architecture.carry_after(Block::Embedding).n_elements(rows, tokens);
-            (carry as u64, (rows * tokens * architecture.hidden_size) as u64)
+            (architecture.carry_after(Block::Embedding).n_elements(rows, tokens) as u64, hidden)
         }
     }
 }

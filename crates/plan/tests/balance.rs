@@ -68,7 +68,7 @@ fn small() -> Architecture {
 fn models() {
     let shape = MicrobatchShape { rows: 2, tokens: 7 };
     let sizes = |n| -> Vec<usize> {
-        partition(&small(), shape, n).unwrap_or_else(|e| panic!("{e}")).stages().iter().map(Vec::len).collect()
+        partition(&small(), shape, n, None).unwrap_or_else(|e| panic!("{e}")).stages().iter().map(Vec::len).collect()
     };
     assert_eq!(sizes(1), [12]);
     assert_eq!(sizes(12), [1; 12]);

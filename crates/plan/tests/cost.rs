@@ -2,9 +2,9 @@
 
 use architecture::{Architecture, Partition, from_config_json};
 use mesh::{Rank, StageMap};
-use plan::{MicrobatchShape, Recompute, stage_costs};
-use schedule::{Backward, Kind, Spec, generate};
-use simulate::{Category, Costs, StageCost, simulate};
+use plan::{MicrobatchShape, Recompute, Shards, shard_costs, stage_costs};
+use schedule::{Backward, InputLayer, Kind, Spec, Vocabulary, VocabularyAlgorithm, generate};
+use simulate::{Category, Costs, ShardCost, StageCost, simulate};
 
 const SHAPE: MicrobatchShape = MicrobatchShape { rows: 2, tokens: 5 };
 
@@ -20,7 +20,7 @@ fn model(layers: usize, tied: bool) -> Architecture {
 
 fn costs(architecture: &Architecture, sizes: &[usize], recompute: Recompute) -> Vec<StageCost> {
     let partition = Partition::new(architecture, sizes).expect("a valid partition");
-    stage_costs(architecture, &partition, SHAPE, &vec![recompute; sizes.len()], 1e3)
+    stage_costs(architecture, &partition, SHAPE, &vec![recompute; sizes.len()], None, 1e3)
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn peaks_of_schedules() {
             for (rank, stage) in stages.iter().enumerate() {
                 let in_flight = match kind {
                     Kind::Gpipe => n_microbatches,
-                    Kind::OneFOneB => n_microbatches.min(n_stages - rank),
+                    _ => n_microbatches.min(n_stages - rank),
                 };
                 let scratch = |wanted| {
                     stage.backward_scratch.iter().filter(|(c, _)| *c == wanted).map(|(_, bytes)| bytes).sum::<u64>()
@@ -123,4 +123,44 @@ fn peaks_of_schedules() {
             }
         }
     }
+}
+
+/// Thirteen rows over four ranks: 4, 3, 3, 3. Whatever is cut, all ranks together do the head's three products and hold
+/// every parameter once, and the stages the rest.
+#[test]
+fn shards_by_hand() {
+    for tied in [false, true] {
+        for input in [InputLayer::FirstStage, InputLayer::Sharded] {
+            for algorithm in [VocabularyAlgorithm::OneBarrier, VocabularyAlgorithm::TwoBarriers] {
+                let model = model(1, tied);
+                let shards = Shards { vocabulary: Vocabulary { algorithm, input }, n_ranks: 4 };
+                let of_ranks = shard_costs(&model, SHAPE, shards, 1e3);
+                let forward_products = if algorithm == VocabularyAlgorithm::OneBarrier { 2.0 } else { 1.0 };
+                for (cost, rows) in of_ranks.iter().zip([4, 3, 3, 3]) {
+                    let product_s = (2 * 10 * 6 * rows) as f64 / 1e3;
+                    assert_eq!(cost.forward_s, forward_products * product_s);
+                    assert_eq!(cost.forward_s + cost.backward_s, 3.0 * product_s);
+                    assert_eq!(cost.logit_bytes, 4 * 10 * (6 + rows));
+                }
+
+                let partition = Partition::new(&model, &[1, 1, 1, 1]).expect("a valid partition");
+                let stages = stage_costs(&model, &partition, SHAPE, &[Recompute::None; 4], Some(shards), 1e3);
+                let whole = costs(&model, &[1, 1, 1, 1], Recompute::None);
+                assert_eq!(stages[1..3], whole[1..3], "the blocks between");
+                assert_eq!([stages[3].forward_s, stages[3].backward_s], [0.0; 2]);
+                // The norm's input and one number per token.
+                assert_eq!((stages[3].activation_bytes, stages[3].logit_bytes), (4 * 10 * 7, 0));
+                assert_eq!(stages[3].weight_grad_bytes, 0);
+                let held = |resident: &[(Category, u64)]| resident.first().map_or(0, |(_, bytes)| bytes / 4);
+                let of_stages: u64 = stages.iter().map(|stage| held(&stage.resident)).sum();
+                let of_shards: u64 = of_ranks.iter().map(|cost: &ShardCost| held(&cost.resident)).sum();
+                // Where the head alone is cut, a tied matrix is whole on the first stage too.
+                let twice = if tied && input == InputLayer::FirstStage { 13 * 6 } else { 0 };
+                assert_eq!(of_stages + of_shards, model.n_parameters() as u64 + twice, "{tied} {input:?}");
+            }
+        }
+    }
+    let vocabulary = Vocabulary { algorithm: VocabularyAlgorithm::OneBarrier, input: InputLayer::Sharded };
+    let empty = shard_costs(&model(1, false), SHAPE, Shards { vocabulary, n_ranks: 14 }, 1e3).swap_remove(13);
+    assert_eq!(empty, ShardCost::default());
 }

@@ -1,6 +1,6 @@
 //! What a rank can be told to do.
 
-use mesh::{Key, Stage};
+use mesh::{Key, Microbatch, Stage};
 use std::fmt;
 
 /// Work on one visit of a microbatch. Printed with the letters of torch.distributed.pipelining.
@@ -19,14 +19,6 @@ pub enum Op {
     Recompute,
     /// `E`: forward keeping nothing (evaluation).
     ForwardNoGrad,
-    /// `VS`: vocabulary shard: logits and local softmax statistics (Vocabulary Parallelism, pass S).
-    VocabForward,
-    /// `VT`: vocabulary shard: gradients (pass T).
-    VocabBackward,
-    /// `IF`: embedding shard: look up own rows.
-    EmbedForward,
-    /// `IB`: embedding shard: scatter gradients to own rows.
-    EmbedBackward,
     /// `SEND_F`: the carry of this visit to the next visit's rank.
     SendActivation,
     /// `RECV_F`: the carry of this visit from the previous visit's rank.
@@ -35,6 +27,21 @@ pub enum Op {
     SendGradient,
     /// `RECV_B`: the gradient of this visit's output from the next visit's rank.
     RecvGradient,
+}
+
+/// Work of one rank on its shard of the vocabulary, for one microbatch (Vocabulary Parallelism). It lies on no route:
+/// every rank that holds a shard does it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ShardOp {
+    /// `VS`: logits of the own rows and their softmax statistics (pass S); with one barrier also the own part of the
+    /// hidden gradient.
+    VocabForward,
+    /// `VT`: gradient of the own rows (pass T); with two barriers also the own part of the hidden gradient.
+    VocabBackward,
+    /// `IF`: look up the own rows of the embedding.
+    EmbedForward,
+    /// `IB`: add the gradient to the own rows of the embedding.
+    EmbedBackward,
 }
 
 /// Work on a whole stage, whatever microbatches it saw.
@@ -50,8 +57,13 @@ pub enum StageOp {
     LoadWeights,
     /// Drop the stage's weights from the device's memory.
     EvictWeights,
-    /// Update the stage's weights.
+    /// Update the stage's weights, clipped by the norm over all ranks.
     OptimizerStep,
+    /// Update the stage's weights, clipped by the norm over this rank and those before it, which is there earlier
+    /// (zero-bubble's post-validation).
+    OptimisticStep,
+    /// With the norm over all ranks: let the optimistic update stand, or take it back and make the right one.
+    PostValidate,
 }
 
 /// One entry of a rank's list.
@@ -63,6 +75,13 @@ pub enum Action {
         op: Op,
         /// Which visit; the stage and the rank follow from the microbatch's route.
         key: Key,
+    },
+    /// Work on the rank's vocabulary shard.
+    Shard {
+        /// What.
+        op: ShardOp,
+        /// For which microbatch.
+        microbatch: Microbatch,
     },
     /// Work on one stage.
     Stage {
@@ -79,9 +98,24 @@ impl Action {
         Action::Visit { op, key }
     }
 
+    /// `op` on the rank's shard for `microbatch`.
+    pub fn shard(op: ShardOp, microbatch: usize) -> Self {
+        Action::Shard { op, microbatch: Microbatch(microbatch) }
+    }
+
     /// `op` on `stage`.
     pub fn stage(op: StageOp, stage: usize) -> Self {
         Action::Stage { op, stage: Stage(stage) }
+    }
+}
+
+impl Action {
+    /// Whether this keeps the rank's device busy (and so takes a core permit); sends and receives do not.
+    pub fn is_compute(self) -> bool {
+        match self {
+            Action::Visit { op, .. } => op.is_compute(),
+            Action::Shard { .. } | Action::Stage { .. } => true,
+        }
     }
 }
 
@@ -101,14 +135,21 @@ impl fmt::Display for Op {
             Op::Backward => "B",
             Op::Recompute => "R",
             Op::ForwardNoGrad => "E",
-            Op::VocabForward => "VS",
-            Op::VocabBackward => "VT",
-            Op::EmbedForward => "IF",
-            Op::EmbedBackward => "IB",
             Op::SendActivation => "SEND_F",
             Op::RecvActivation => "RECV_F",
             Op::SendGradient => "SEND_B",
             Op::RecvGradient => "RECV_B",
+        })
+    }
+}
+
+impl fmt::Display for ShardOp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ShardOp::VocabForward => "VS",
+            ShardOp::VocabBackward => "VT",
+            ShardOp::EmbedForward => "IF",
+            ShardOp::EmbedBackward => "IB",
         })
     }
 }
@@ -122,6 +163,8 @@ impl fmt::Display for StageOp {
             StageOp::LoadWeights => "LOAD",
             StageOp::EvictWeights => "EVICT",
             StageOp::OptimizerStep => "OPT",
+            StageOp::OptimisticStep => "TRY_OPT",
+            StageOp::PostValidate => "VALIDATE",
         })
     }
 }

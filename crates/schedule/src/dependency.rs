@@ -1,26 +1,51 @@
 //! What every action waits for.
 
 use crate::index::Index;
-use crate::{Action, Op, Schedule, ScheduleError, StageOp};
-use mesh::{Key, Rank, Segment};
+use crate::{Action, InputLayer, Op, Schedule, ScheduleError, ShardOp, StageOp, VocabularyAlgorithm};
+use mesh::{Key, Microbatch, Rank, Segment};
 
 /// For every action those it waits for, beside the one before it on its list. Actions are numbered rank by rank in
-/// list order, as [`Schedule::actions`] yields them.
+/// list order, as [`Schedule::actions`] yields them; the meetings that actions wait for come after them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dependencies {
     starts: Vec<usize>,
-    /// `ends[i]` is where the list of action `i` ends in `on`, and that of `i + 1` begins.
+    /// `ends[i]` is where the list of node `i` ends in `on`, and that of `i + 1` begins.
     ends: Vec<u32>,
     on: Vec<u32>,
+    meetings: Vec<Meeting>,
+}
+
+/// A collective: it begins when all its members have ended, and those who wait for it begin after it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Meeting {
+    /// The last hop's output goes to every vocabulary shard (C0).
+    Hidden(Microbatch),
+    /// Shards' softmax statistics are combined, with one barrier their hidden gradients too (C1).
+    Softmax(Microbatch),
+    /// With two barriers, shards' hidden gradients are summed (C2).
+    HiddenGradient(Microbatch),
+    /// Shards' looked-up rows are summed for the first hop.
+    Embedded(Microbatch),
+    /// The gradient of the embedded rows goes to every shard.
+    EmbeddedGradient(Microbatch),
+    /// The norm of the gradients of this rank and those before it, for an optimistic update.
+    PartialNorm(Rank),
+    /// The gradients' global norm, which clips the update.
+    Norm,
 }
 
 impl Dependencies {
     /// Number of actions.
     pub fn n_actions(&self) -> usize {
-        self.ends.len()
+        self.starts[self.starts.len() - 1]
     }
 
-    /// The actions that action `i` waits for.
+    /// The meetings; meeting `i` is node `n_actions() + i`.
+    pub fn meetings(&self) -> &[Meeting] {
+        &self.meetings
+    }
+
+    /// The nodes that node `i` waits for: actions and, if `i` is an action, meetings.
     pub fn of(&self, i: usize) -> impl ExactSizeIterator<Item = usize> + '_ {
         let begin = i.checked_sub(1).map_or(0, |before| self.ends[before]);
         self.on[begin as usize..self.ends[i] as usize].iter().map(|&on| on as usize)
@@ -41,7 +66,13 @@ impl Dependencies {
 /// - `SEND_F` waits for `F`, `SEND_B` for `I` or `B`, a receive for its send.
 /// - `REDUCE_GRAD` waits for all `W` and `B` of its stage on its rank, `OPT` for these and for `REDUCE_GRAD`. That the
 ///   ranks of a reduction wait for each other is not told: the schedule does not say who they are.
-/// - `OPT` also waits for every other rank's last gradient: the update is clipped by the norm over all stages.
+/// - `OPT` also waits for the norm over all ranks' gradients, which clips the update, and for the gradients of its rank's
+///   vocabulary shard.
+/// - `TRY_OPT` waits like `OPT`, but for the norm over the ranks up to its own; `VALIDATE` for `TRY_OPT` and the norm over
+///   all ranks.
+/// - Where the vocabulary is sharded: `VS` waits for the last hop's `F`, `VT` for all ranks' `VS`, the last hop's `I` or
+///   `B` for all ranks' `VS` (one barrier) or `VT` (two); where the embedding is sharded too, the first hop's `F` for all
+///   ranks' `IF`, `IB` for its `I` or `B`.
 ///
 /// # Errors
 /// [`ScheduleError::UnknownVisit`] and [`ScheduleError::Repeated`]: the first of them. What is merely absent is no
@@ -60,22 +91,108 @@ const BACKWARD: [Op; 2] = [Op::Backward, Op::BackwardInput];
 impl Dependencies {
     pub(crate) fn new(index: &Index) -> Self {
         let n_actions = index.starts[index.starts.len() - 1];
+        let (meetings, members) = meetings(index);
+        let node = |meeting: Meeting| meetings.binary_search(&meeting).ok().map(|i| (n_actions + i) as u32);
         let mut all = Self {
             starts: index.starts.clone(),
-            ends: Vec::with_capacity(n_actions),
+            ends: Vec::with_capacity(n_actions + meetings.len()),
             on: Vec::with_capacity(2 * n_actions),
+            meetings: Vec::new(),
         };
         for (rank, action) in index.schedule.actions() {
             match action {
-                Action::Visit { op, key } => all.on.extend(of_visit(index, op, key).into_iter().flatten()),
-                Action::Stage { op: op @ (StageOp::ReduceGradients | StageOp::OptimizerStep), .. } => {
-                    of_update(index, rank, op, action, &mut all.on);
+                Action::Visit { op, key } => {
+                    all.on.extend(of_visit(index, op, key).into_iter().flatten());
+                    all.on.extend(shared(index, op, key).and_then(node));
                 }
-                Action::Stage { .. } => {}
+                Action::Shard { op, microbatch } => all.on.extend(node(match op {
+                    ShardOp::VocabForward => Meeting::Hidden(microbatch),
+                    ShardOp::VocabBackward => Meeting::Softmax(microbatch),
+                    ShardOp::EmbedBackward => Meeting::EmbeddedGradient(microbatch),
+                    ShardOp::EmbedForward => {
+                        all.ends.push(all.on.len() as u32);
+                        continue;
+                    }
+                })),
+                Action::Stage { op, .. } => {
+                    of_update(index, rank, op, action, &mut all.on);
+                    all.on.extend(match op {
+                        StageOp::OptimizerStep | StageOp::PostValidate => node(Meeting::Norm),
+                        StageOp::OptimisticStep => node(Meeting::PartialNorm(rank)),
+                        _ => None,
+                    });
+                }
             }
             all.ends.push(all.on.len() as u32);
         }
-        all
+        for members in members {
+            all.on.extend(members);
+            all.ends.push(all.on.len() as u32);
+        }
+        Self { meetings, ..all }
+    }
+}
+
+/// The meetings in ascending order, each with the actions it waits for.
+fn meetings(index: &Index) -> (Vec<Meeting>, Vec<Vec<u32>>) {
+    let schedule = index.schedule;
+    let mut all: Vec<(Meeting, Vec<u32>)> = Vec::new();
+    let on_all_ranks = |op: ShardOp, microbatch: Microbatch| -> Vec<u32> {
+        (0..schedule.n_ranks())
+            .filter_map(|rank| index.find_shard(op, Rank(rank), microbatch))
+            .map(|i| i as u32)
+            .collect()
+    };
+    if let Some(vocabulary) = schedule.vocabulary {
+        for (i, route) in schedule.routes.iter().enumerate() {
+            let microbatch = Microbatch(i);
+            let hidden = index.find_any(&FORWARD, Key::new(i, route.n_hops() - 1));
+            all.push((Meeting::Hidden(microbatch), hidden.into_iter().map(|i| i as u32).collect()));
+            all.push((Meeting::Softmax(microbatch), on_all_ranks(ShardOp::VocabForward, microbatch)));
+            if vocabulary.algorithm == VocabularyAlgorithm::TwoBarriers {
+                all.push((Meeting::HiddenGradient(microbatch), on_all_ranks(ShardOp::VocabBackward, microbatch)));
+            }
+            if vocabulary.input == InputLayer::Sharded {
+                let gradient = index.find_any(&BACKWARD, Key::new(i, 0));
+                all.push((Meeting::Embedded(microbatch), on_all_ranks(ShardOp::EmbedForward, microbatch)));
+                let gradient = gradient.into_iter().map(|i| i as u32).collect();
+                all.push((Meeting::EmbeddedGradient(microbatch), gradient));
+            }
+        }
+    }
+    let plays = |wanted: &[StageOp]| {
+        schedule.actions().any(|(_, action)| matches!(action, Action::Stage { op, .. } if wanted.contains(&op)))
+    };
+    if plays(&[StageOp::OptimizerStep, StageOp::OptimisticStep, StageOp::PostValidate]) {
+        let last = schedule.ranks.iter().zip(&index.starts).map(|(list, &start)| {
+            let last = list.iter().rposition(|&action| is_gradient(action))?;
+            Some((start + last) as u32)
+        });
+        let last: Vec<Option<u32>> = last.collect();
+        if plays(&[StageOp::OptimisticStep]) {
+            let upto = |rank: usize| last[..=rank].iter().flatten().copied().collect();
+            all.extend((0..last.len()).map(|rank| (Meeting::PartialNorm(Rank(rank)), upto(rank))));
+        }
+        all.push((Meeting::Norm, last.into_iter().flatten().collect()));
+    }
+    all.sort();
+    all.into_iter().unzip()
+}
+
+/// The meeting that a visit waits for, where the vocabulary is sharded.
+fn shared(index: &Index, op: Op, key: Key) -> Option<Meeting> {
+    let vocabulary = index.schedule.vocabulary?;
+    match op {
+        Op::Forward | Op::ForwardNoGrad if key.hop.0 == 0 => {
+            (vocabulary.input == InputLayer::Sharded).then_some(Meeting::Embedded(key.microbatch))
+        }
+        Op::BackwardInput | Op::Backward if index.schedule.route(key).is_last(key.hop) => {
+            Some(match vocabulary.algorithm {
+                VocabularyAlgorithm::OneBarrier => Meeting::Softmax(key.microbatch),
+                VocabularyAlgorithm::TwoBarriers => Meeting::HiddenGradient(key.microbatch),
+            })
+        }
+        _ => None,
     }
 }
 
@@ -102,33 +219,29 @@ fn of_visit(index: &Index, op: Op, key: Key) -> [Option<u32>; 3] {
         Op::SendGradient => [index.find_any(&BACKWARD, key), None, None],
         Op::RecvActivation => [previous_hop.and_then(|key| index.find(Op::SendActivation, key)), None, None],
         Op::RecvGradient => [index.find(Op::SendGradient, next_hop), None, None],
-        Op::VocabForward | Op::VocabBackward | Op::EmbedForward | Op::EmbedBackward => [None; 3],
     };
     found.map(|i| i.map(|i| i as u32))
 }
 
-/// The gradients of a stage on its rank and, for its update, their reduction.
+/// The gradients of a stage on its rank and, for its update, their reduction and those of the rank's shard.
 fn of_update(index: &Index, rank: Rank, op: StageOp, action: Action, on: &mut Vec<u32>) {
     let schedule = index.schedule;
     let stage = schedule.stage(action);
+    let updates = matches!(op, StageOp::OptimizerStep | StageOp::OptimisticStep);
     for (position, &other) in schedule.ranks[rank.0].iter().enumerate() {
-        let gives_gradients = match other {
-            Action::Visit { op: Op::BackwardWeight | Op::Backward, .. } => schedule.stage(other) == stage,
-            Action::Visit { .. } => false,
-            Action::Stage { op: other_op, stage: other_stage } => {
-                op == StageOp::OptimizerStep && other_op == StageOp::ReduceGradients && other_stage == stage
-            }
+        let is_awaited = match (op, other) {
+            (StageOp::PostValidate, Action::Stage { op: StageOp::OptimisticStep, stage: other }) => other == stage,
+            (StageOp::ReduceGradients | StageOp::OptimizerStep | StageOp::OptimisticStep, other) => match other {
+                Action::Visit { op: Op::BackwardWeight | Op::Backward, .. } => schedule.stage(other) == stage,
+                Action::Shard { op: ShardOp::VocabBackward | ShardOp::EmbedBackward, .. } => updates,
+                Action::Stage { op: StageOp::ReduceGradients, stage: other } => updates && other == stage,
+                Action::Visit { .. } | Action::Shard { .. } | Action::Stage { .. } => false,
+            },
+            _ => false,
         };
-        if gives_gradients {
+        if is_awaited {
             on.push((index.starts[rank.0] + position) as u32);
         }
-    }
-    if op == StageOp::OptimizerStep {
-        let others = schedule.ranks.iter().enumerate().filter(|(other, _)| *other != rank.0);
-        on.extend(others.filter_map(|(other, list)| {
-            let last = list.iter().rposition(|&action| is_gradient(action))?;
-            Some((index.starts[other] + last) as u32)
-        }));
     }
 }
 
@@ -136,6 +249,7 @@ fn is_gradient(action: Action) -> bool {
     matches!(
         action,
         Action::Visit { op: Op::BackwardWeight | Op::Backward, .. }
+            | Action::Shard { op: ShardOp::VocabBackward | ShardOp::EmbedBackward, .. }
             | Action::Stage { op: StageOp::ReduceGradients, .. }
     )
 }

@@ -1,7 +1,7 @@
 //! What can be wrong with a schedule.
 
-use crate::{Action, Op, Schedule};
-use mesh::{Key, Rank, Stage};
+use crate::{Action, Kind, Op, Placement, Schedule, ShardOp};
+use mesh::{Key, Microbatch, Rank, Stage};
 use std::fmt;
 
 /// Where an action stands in a schedule.
@@ -20,6 +20,7 @@ impl Place {
         let action = schedule.ranks[rank.0][position];
         let label = match action {
             Action::Visit { op, key } if schedule.visit(key).is_none() => format!("{op} of {key}"),
+            Action::Shard { op, microbatch } => format!("{op}{microbatch}"),
             action => schedule.label(action),
         };
         Self { rank, position, label }
@@ -33,7 +34,7 @@ impl fmt::Display for Place {
 }
 
 /// A schedule that cannot be made or cannot be played.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ScheduleError {
     /// Nothing to schedule.
@@ -81,13 +82,81 @@ pub enum ScheduleError {
         /// Where the route goes.
         wanted: Rank,
     },
-    /// An action that only its generator knows how to order.
-    #[error("{place}: {op} passes have no order rules yet; leave them out")]
-    Unordered {
+    /// A route that the kind is not made for.
+    #[error(
+        "{kind} needs {}, but the stages lie on ranks {}; change the ranks or the schedule",
+        wanted(*.kind),
+        words(.ranks)
+    )]
+    Placement {
+        /// Which schedule.
+        kind: Kind,
+        /// The route's ranks, hop by hop.
+        ranks: Vec<Rank>,
+    },
+    /// A schedule that only works with more microbatches.
+    #[error(
+        "{kind} needs at least {wanted} microbatches on {n_ranks} ranks, not {found}; use more or another schedule"
+    )]
+    TooFewMicrobatches {
+        /// Which schedule.
+        kind: Kind,
+        /// Number of ranks.
+        n_ranks: usize,
+        /// How many there are.
+        found: usize,
+        /// How many it needs.
+        wanted: usize,
+    },
+    /// A memory limit under which nothing can run.
+    #[error(
+        "{kind}: one microbatch needs {wanted} of activation memory on rank {rank}, above the limit of {limit}; raise the \
+         limit"
+    )]
+    MemoryLimit {
+        /// Which schedule.
+        kind: Kind,
+        /// On which rank.
+        rank: Rank,
+        /// What one microbatch takes up there.
+        wanted: f64,
+        /// The most it may.
+        limit: f64,
+    },
+    /// Work on a vocabulary shard in a schedule that does not shard the vocabulary.
+    #[error("{place}: the schedule does not shard the vocabulary so; take it out or say how it is sharded")]
+    NoShard {
         /// Where.
         place: Place,
+    },
+    /// A shard's work for a microbatch that does not exist.
+    #[error("{place}: there is no microbatch {microbatch}; the schedule has {n_microbatches}")]
+    UnknownMicrobatch {
+        /// Where.
+        place: Place,
+        /// The microbatch named.
+        microbatch: Microbatch,
+        /// Microbatches of the schedule.
+        n_microbatches: usize,
+    },
+    /// A shard's work that is never done.
+    #[error("rank {rank} lacks {op} of microbatch {microbatch}; every rank works on its vocabulary shard")]
+    MissingShard {
+        /// Where it belongs.
+        rank: Rank,
         /// What.
-        op: Op,
+        op: ShardOp,
+        /// For which microbatch.
+        microbatch: Microbatch,
+    },
+    /// A schedule that the interlaced pipeline is not made of.
+    #[error(
+        "interlaced vocabulary passes need 1F1B with one stage on each rank, not {name}; use that or vocabulary \
+         parallelism, which any schedule can have"
+    )]
+    NotInterlaced {
+        /// The schedule's name.
+        name: String,
     },
     /// The same work twice.
     #[error("{place} repeats {first}; every visit is played once")]
@@ -110,7 +179,10 @@ pub enum ScheduleError {
         what: String,
     },
     /// A stage that gets gradients and no update, while others get one.
-    #[error("rank {rank} lacks the optimizer step of stage {stage}, though other stages have theirs")]
+    #[error(
+        "rank {rank} lacks the optimizer step of stage {stage} (OPT, or TRY_OPT and VALIDATE), though other stages have \
+         theirs"
+    )]
     MissingStep {
         /// Where it belongs.
         rank: Rank,
@@ -145,6 +217,42 @@ pub enum ScheduleError {
         /// What must be done first.
         waits_for: Place,
     },
+    /// A cell of a PyTorch pipeline file that does not fit.
+    #[error("row {row}, column {column} of the pipeline file: found \"{found}\", wanted {wanted}")]
+    PytorchCell {
+        /// From 1, as editors count; the row of rank `r` is `r + 1`.
+        row: usize,
+        /// From 1.
+        column: usize,
+        /// The cell's text.
+        found: String,
+        /// What would fit.
+        wanted: String,
+    },
+    /// A PyTorch pipeline file that leaves out a number.
+    #[error("the pipeline file names {what} {found} but no {what} {wanted}; count from 0 without gaps")]
+    PytorchGap {
+        /// Stage or microbatch.
+        what: &'static str,
+        /// The first one left out.
+        wanted: usize,
+        /// The one after it.
+        found: usize,
+    },
+    /// A schedule that PyTorch's pipeline files cannot tell.
+    #[error("PyTorch's pipeline files have no words for {found}; they need {wanted}")]
+    PytorchSchedule {
+        /// What the schedule has.
+        found: String,
+        /// What PyTorch takes for granted.
+        wanted: &'static str,
+    },
+    /// An action that PyTorch's pipeline files cannot tell.
+    #[error("{place}: PyTorch's pipeline files have no such action; take it out")]
+    PytorchAction {
+        /// Where.
+        place: Place,
+    },
     /// Actions that wait for each other in a circle.
     #[error("deadlock: {}", circle(.waiting))]
     Deadlock {
@@ -156,4 +264,18 @@ pub enum ScheduleError {
 fn circle(waiting: &[Place]) -> String {
     let names: Vec<String> = waiting.iter().chain(waiting.first()).map(Place::to_string).collect();
     names.join(" waits for ")
+}
+
+fn wanted(kind: Kind) -> &'static str {
+    match kind.placement() {
+        Placement::Any => "any route",
+        Placement::OnePerRank => "one stage on each rank",
+        Placement::Looped => "the ranks in the same order again and again (0 1 0 1)",
+        Placement::V => "two stages on each rank, down the ranks and back up (0 1 1 0)",
+    }
+}
+
+fn words(ranks: &[Rank]) -> String {
+    let words: Vec<String> = ranks.iter().map(ToString::to_string).collect();
+    words.join(" ")
 }

@@ -1,11 +1,12 @@
 //! Where every action of a schedule stands.
 
 use crate::error::Place;
-use crate::{Action, Op, Schedule, ScheduleError};
-use mesh::{Key, Rank};
+use crate::{Action, InputLayer, Op, Schedule, ScheduleError, ShardOp};
+use mesh::{Key, Microbatch, Rank};
 
 const NOWHERE: u32 = u32::MAX;
-const N_OPS: usize = 14;
+const N_OPS: usize = 10;
+const N_SHARD_OPS: usize = 4;
 
 /// For each visit and operation the action that plays it, found in constant time. Actions are numbered rank by rank in
 /// list order.
@@ -17,6 +18,8 @@ pub(crate) struct Index<'a> {
     visits: Vec<usize>,
     /// `at[visit][op]`.
     at: Vec<[u32; N_OPS]>,
+    /// `shards[rank * n_microbatches + microbatch][op]`; empty when the vocabulary is not sharded.
+    shards: Vec<[u32; N_SHARD_OPS]>,
 }
 
 impl<'a> Index<'a> {
@@ -34,20 +37,39 @@ impl<'a> Index<'a> {
         for route in &schedule.routes {
             visits.push(visits[visits.len() - 1] + route.n_hops() * schedule.n_segments);
         }
-        let mut index = Self { schedule, starts, at: vec![[NOWHERE; N_OPS]; visits[visits.len() - 1]], visits };
+        let n_shards = if schedule.vocabulary.is_some() { schedule.n_ranks() * schedule.n_microbatches() } else { 0 };
+        let at = vec![[NOWHERE; N_OPS]; visits[visits.len() - 1]];
+        let mut index = Self { schedule, starts, at, visits, shards: vec![[NOWHERE; N_SHARD_OPS]; n_shards] };
         let mut problems = Vec::new();
-        for (i, (_, action)) in schedule.actions().enumerate() {
-            let Action::Visit { op, key } = action else { continue };
-            let Some(visit) = index.visit(key) else {
-                problems.push(ScheduleError::UnknownVisit {
-                    place: index.place(i),
-                    key,
-                    n_microbatches: schedule.n_microbatches(),
-                    n_segments: schedule.n_segments,
-                });
-                continue;
+        for (i, (rank, action)) in schedule.actions().enumerate() {
+            let slot = match action {
+                Action::Visit { op, key } => match index.visit(key) {
+                    Some(visit) => &mut index.at[visit][op as usize],
+                    None => {
+                        problems.push(ScheduleError::UnknownVisit {
+                            place: index.place(i),
+                            key,
+                            n_microbatches: schedule.n_microbatches(),
+                            n_segments: schedule.n_segments,
+                        });
+                        continue;
+                    }
+                },
+                Action::Shard { op, microbatch } => {
+                    if !shards(schedule).contains(&op) {
+                        problems.push(ScheduleError::NoShard { place: index.place(i) });
+                        continue;
+                    }
+                    if microbatch.0 >= schedule.n_microbatches() {
+                        let n_microbatches = schedule.n_microbatches();
+                        let place = index.place(i);
+                        problems.push(ScheduleError::UnknownMicrobatch { place, microbatch, n_microbatches });
+                        continue;
+                    }
+                    &mut index.shards[rank.0 * schedule.n_microbatches() + microbatch.0][op as usize]
+                }
+                Action::Stage { .. } => continue,
             };
-            let slot = &mut index.at[visit][op as usize];
             match *slot {
                 NOWHERE => *slot = i as u32,
                 first => {
@@ -56,6 +78,14 @@ impl<'a> Index<'a> {
             }
         }
         Ok((index, problems))
+    }
+
+    /// The action that plays `op` on the shard of `rank` for `microbatch`, if any does.
+    pub fn find_shard(&self, op: ShardOp, rank: Rank, microbatch: Microbatch) -> Option<usize> {
+        match self.shards.get(rank.0 * self.schedule.n_microbatches() + microbatch.0)?[op as usize] {
+            NOWHERE => None,
+            i => Some(i as usize),
+        }
     }
 
     /// The action that plays `op` on `key`, if any does.
@@ -89,5 +119,15 @@ impl<'a> Index<'a> {
         let route = self.schedule.routes.get(key.microbatch.0)?;
         let known = key.hop.0 < route.n_hops() && key.segment.0 < n_segments;
         known.then(|| self.visits[key.microbatch.0] + key.hop.0 * n_segments + key.segment.0)
+    }
+}
+
+/// What every rank does on its vocabulary shard for every microbatch.
+pub(crate) fn shards(schedule: &Schedule) -> &'static [ShardOp] {
+    use ShardOp::{EmbedBackward, EmbedForward, VocabBackward, VocabForward};
+    match schedule.vocabulary.map(|vocabulary| vocabulary.input) {
+        None => &[],
+        Some(InputLayer::FirstStage) => &[VocabForward, VocabBackward],
+        Some(InputLayer::Sharded) => &[VocabForward, VocabBackward, EmbedForward, EmbedBackward],
     }
 }

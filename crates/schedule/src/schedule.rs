@@ -1,6 +1,6 @@
 //! The schedule value.
 
-use crate::Action;
+use crate::{Action, ShardOp};
 use mesh::{Key, Rank, Route, Stage, Visit};
 use std::fmt;
 
@@ -11,10 +11,40 @@ pub struct Schedule {
     pub name: String,
     /// The route of microbatch `i`. Routes and their number may change from step to step.
     pub routes: Vec<Route>,
+    /// How the vocabulary is sharded; `None` when the first stage has the whole embedding and the last the whole head.
+    pub vocabulary: Option<Vocabulary>,
     /// Number of segments every sequence is cut into; 1 when it is not cut.
     pub n_segments: usize,
     /// `ranks[r]` is what rank `r` plays, in order.
     pub ranks: Vec<Vec<Action>>,
+}
+
+/// Vocabulary Parallelism: every rank of the schedule holds an equal part of the rows of the head, and of the
+/// embedding where it is sharded too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Vocabulary {
+    /// How the head's passes are cut.
+    pub algorithm: VocabularyAlgorithm,
+    /// Who looks tokens up.
+    pub input: InputLayer,
+}
+
+/// How often ranks meet for a microbatch's logits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum VocabularyAlgorithm {
+    /// Algorithm 2, "Vocab-2": the hidden gradient is complete after `VS`; `VT` may run any time later.
+    OneBarrier,
+    /// Algorithm 1, "Vocab-1": statistics are shared after `VS`, the hidden gradient is complete after `VT`.
+    TwoBarriers,
+}
+
+/// Where the embedding lies when the head is sharded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum InputLayer {
+    /// On the first stage, whole.
+    FirstStage,
+    /// Sharded like the head: `IF` and `IB` on every rank.
+    Sharded,
 }
 
 impl Schedule {
@@ -31,13 +61,18 @@ impl Schedule {
         &self.routes[key.microbatch.0]
     }
 
-    /// The stage that `action` works on.
+    /// The stage that `action` works on; for work on a vocabulary shard the stage whose layer is sharded: that of the
+    /// route's end for the head, of its begin for the embedding.
     ///
     /// # Panics
     /// If the action names a visit that no route has; a validated schedule does not.
     pub fn stage(&self, action: Action) -> Stage {
         match action {
             Action::Visit { key, .. } => self.visit(key).expect("invariant: validated schedule").stage,
+            Action::Shard { op: ShardOp::VocabForward | ShardOp::VocabBackward, microbatch } => {
+                self.routes[microbatch.0].visits().last().expect("invariant: a route visits a stage").stage
+            }
+            Action::Shard { microbatch, .. } => self.routes[microbatch.0].visits()[0].stage,
             Action::Stage { stage, .. } => stage,
         }
     }
@@ -68,6 +103,7 @@ impl Schedule {
                 let segment = if self.n_segments > 1 { format!(".{}", key.segment) } else { String::new() };
                 format!("{stage}{op}{}{hop}{segment}", key.microbatch)
             }
+            Action::Shard { op, microbatch } => format!("{op}{microbatch}"),
             Action::Stage { op, stage } => format!("{stage}{op}"),
         }
     }

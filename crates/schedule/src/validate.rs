@@ -1,8 +1,8 @@
 //! Whether a schedule can be played, and if not, why.
 
 use crate::dependency::Dependencies;
-use crate::index::Index;
-use crate::{Action, Op, Schedule, ScheduleError, StageOp};
+use crate::index::{Index, shards};
+use crate::{Action, Op, Schedule, ScheduleError, ShardOp, StageOp};
 use mesh::{Hop, Key, Microbatch, Rank, Segment, Stage};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, BTreeSet};
 /// - every action names a visit of the routes, on the rank the route says, and none is repeated;
 /// - every microbatch is trained (each visit has one `F` and one backward: `B`, or `I` and `W`) or evaluated (each
 ///   visit has one `E`);
+/// - where the vocabulary is sharded, every rank does its shard's work once for every microbatch;
 /// - sends and receives come in pairs between different ranks; either all messages are spelled out or none;
-/// - either no stage has an optimizer step, or every stage with gradients has one, on each rank that has them;
+/// - either no stage has an optimizer step, or every stage with gradients has one, on each rank that has them: `OPT`, or
+///   `TRY_OPT` and `VALIDATE`;
 /// - everything on a list stands after what it waits for, and ranks do not wait for each other in a circle.
 ///
 /// # Errors
@@ -36,11 +38,7 @@ pub fn validate(schedule: &Schedule) -> Result<(), Vec<ScheduleError>> {
 
 fn places(index: &Index, problems: &mut Vec<ScheduleError>) {
     for (i, (rank, action)) in index.schedule.actions().enumerate() {
-        let Action::Visit { op, key } = action else { continue };
-        if let Op::VocabForward | Op::VocabBackward | Op::EmbedForward | Op::EmbedBackward = op {
-            problems.push(ScheduleError::Unordered { place: index.place(i), op });
-            continue;
-        }
+        let Action::Visit { key, .. } = action else { continue };
         let wanted = index.schedule.visit(key).expect("invariant: the index refuses unknown visits").rank;
         if rank != wanted {
             problems.push(ScheduleError::WrongRank { place: index.place(i), key, wanted });
@@ -50,6 +48,9 @@ fn places(index: &Index, problems: &mut Vec<ScheduleError>) {
 
 fn completeness(index: &Index, problems: &mut Vec<ScheduleError>) {
     let schedule = index.schedule;
+    let ranks_and = |ops: &'static [ShardOp]| {
+        (0..schedule.n_ranks()).flat_map(move |rank| ops.iter().map(move |op| (Rank(rank), op)))
+    };
     for (microbatch, route) in schedule.routes.iter().enumerate() {
         let keys = || {
             (0..route.n_hops()).flat_map(move |hop| {
@@ -61,6 +62,15 @@ fn completeness(index: &Index, problems: &mut Vec<ScheduleError>) {
             })
         };
         let is_evaluated = keys().any(|key| index.find(Op::ForwardNoGrad, key).is_some());
+        for (rank, &op) in ranks_and(shards(schedule)) {
+            let is_due = !is_evaluated || matches!(op, ShardOp::VocabForward | ShardOp::EmbedForward);
+            let microbatch = Microbatch(microbatch);
+            match index.find_shard(op, rank, microbatch) {
+                None if is_due => problems.push(ScheduleError::MissingShard { rank, op, microbatch }),
+                Some(i) if !is_due => problems.push(ScheduleError::NoShard { place: index.place(i) }),
+                _ => {}
+            }
+        }
         for key in keys() {
             let has = |op: Op| index.find(op, key);
             let visit = route.get(key.hop).expect("invariant: a hop of this route");
@@ -153,7 +163,14 @@ fn updates(index: &Index, problems: &mut Vec<ScheduleError>) {
     let mut with_gradients: BTreeSet<(Rank, Stage)> = BTreeSet::new();
     for (i, (rank, action)) in schedule.actions().enumerate() {
         match action {
-            Action::Stage { op: op @ (StageOp::ReduceGradients | StageOp::OptimizerStep), stage } => {
+            Action::Stage {
+                op:
+                    op @ (StageOp::ReduceGradients
+                    | StageOp::OptimizerStep
+                    | StageOp::OptimisticStep
+                    | StageOp::PostValidate),
+                stage,
+            } => {
                 if let Some(first) = seen.insert((rank, stage, op), i) {
                     problems.push(ScheduleError::Repeated { place: index.place(i), first: index.place(first) });
                 }
@@ -164,11 +181,14 @@ fn updates(index: &Index, problems: &mut Vec<ScheduleError>) {
             _ => {}
         }
     }
-    if seen.keys().any(|&(_, _, op)| op == StageOp::OptimizerStep) {
-        let lacks = |&(rank, stage): &(Rank, Stage)| !seen.contains_key(&(rank, stage, StageOp::OptimizerStep));
-        problems.extend(
-            with_gradients.into_iter().filter(lacks).map(|(rank, stage)| ScheduleError::MissingStep { rank, stage }),
-        );
+    let has = |rank, stage, op| seen.contains_key(&(rank, stage, op));
+    let step = |rank, stage| match has(rank, stage, StageOp::OptimizerStep) {
+        true => !has(rank, stage, StageOp::OptimisticStep) && !has(rank, stage, StageOp::PostValidate),
+        false => has(rank, stage, StageOp::OptimisticStep) && has(rank, stage, StageOp::PostValidate),
+    };
+    if seen.keys().any(|&(_, _, op)| op != StageOp::ReduceGradients) {
+        let without = with_gradients.into_iter().filter(|&(rank, stage)| !step(rank, stage));
+        problems.extend(without.map(|(rank, stage)| ScheduleError::MissingStep { rank, stage }));
     }
 }
 
@@ -189,13 +209,18 @@ fn order(index: &Index, problems: &mut Vec<ScheduleError>) {
     }
 
     let mut done = vec![false; dependencies.n_actions()];
+    // What keeps a node from being done: itself, or the first of a meeting's members that is not.
+    let undone = |done: &[bool], on: usize| match done.get(on) {
+        Some(&is_done) => (!is_done).then_some(on),
+        None => dependencies.of(on).find(|&member| !done[member]),
+    };
     let mut next: Vec<usize> = index.starts[..n_ranks].to_vec();
     let mut waiting_for: Vec<Vec<usize>> = vec![Vec::new(); n_ranks];
     let mut runnable: Vec<usize> = (0..n_ranks).collect();
     while let Some(rank) = runnable.pop() {
         let before = next[rank];
         while next[rank] < index.starts[rank + 1] {
-            if let Some(on) = dependencies.of(next[rank]).find(|&on| !done[on]) {
+            if let Some(on) = dependencies.of(next[rank]).find_map(|on| undone(&done, on)) {
                 waiting_for[index.rank_and_position(on).0.0].push(rank);
                 break;
             }
@@ -217,7 +242,10 @@ fn order(index: &Index, problems: &mut Vec<ScheduleError>) {
         // An action further down the list waits for the head of its list, the head for one that is not done.
         action = match action {
             _ if action != head => head,
-            _ => dependencies.of(head).find(|&on| !done[on]).expect("invariant: a stuck head waits for something"),
+            _ => dependencies
+                .of(head)
+                .find_map(|on| undone(&done, on))
+                .expect("invariant: a stuck head waits for something"),
         };
     }
     let begin = chain.iter().position(|&other| other == action).expect("invariant: the chain closed");

@@ -118,6 +118,7 @@ fn transfers_as_pytorch_inserts_them() {
     let schedule = Schedule {
         name: "GPipe".into(),
         routes: vec![StageMap::one_per_rank(3).route(); 4],
+        vocabulary: None,
         n_segments: 1,
         ranks: (0..3).map(list).collect(),
     };
@@ -152,8 +153,13 @@ fn transfers_of_split_backward() {
 fn evaluation() {
     let visits = route(&[(0, 0), (1, 1)]);
     let list = |hop| (0..2).map(|m| Action::visit(Op::ForwardNoGrad, Key::new(m, hop))).collect();
-    let schedule =
-        Schedule { name: "evaluation".into(), routes: vec![visits; 2], n_segments: 1, ranks: vec![list(0), list(1)] };
+    let schedule = Schedule {
+        name: "evaluation".into(),
+        routes: vec![visits; 2],
+        vocabulary: None,
+        n_segments: 1,
+        ranks: vec![list(0), list(1)],
+    };
     let with = with_transfers(&schedule);
     assert_eq!(lines(&with), ["0E0 0SEND_F0 0E1 0SEND_F1", "1RECV_F0 1E0 1RECV_F1 1E1"]);
     assert_eq!(validate(&with), Ok(()));
@@ -166,7 +172,13 @@ fn segments() {
     let with_order = |segments: [usize; 6]| {
         let ops = [Op::Forward, Op::Forward, Op::Forward, Op::Backward, Op::Backward, Op::Backward];
         let list = ops.iter().zip(segments).map(|(&op, segment)| Action::visit(op, key(segment))).collect();
-        Schedule { name: "segments".into(), routes: vec![route(&[(0, 0)])], n_segments: 3, ranks: vec![list] }
+        Schedule {
+            name: "segments".into(),
+            routes: vec![route(&[(0, 0)])],
+            vocabulary: None,
+            n_segments: 3,
+            ranks: vec![list],
+        }
     };
     assert_eq!(lines(&with_order([0, 1, 2, 2, 1, 0])), ["0F0.0 0F0.1 0F0.2 0B0.2 0B0.1 0B0.0"]);
     assert_eq!(validate(&with_order([0, 1, 2, 2, 1, 0])), Ok(()));
@@ -217,7 +229,7 @@ fn refusals_in_words() {
     );
     check(
         &|ranks| ranks[1].truncate(8),
-        &["rank 1 lacks the optimizer step of stage 1, though other stages have theirs"],
+        &["rank 1 lacks the optimizer step of stage 1 (OPT, or TRY_OPT and VALIDATE), though other stages have theirs"],
     );
     check(
         &|ranks| ranks[0][0] = Action::visit(Op::Forward, Key::new(2, 0)),

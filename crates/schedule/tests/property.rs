@@ -48,6 +48,7 @@ fn refused(bad: &Schedule, action: Action, good: &Schedule) -> Result<(), TestCa
     let text: Vec<String> = problems.into_iter().flatten().map(|problem| problem.to_string()).collect();
     let names = match action {
         Action::Visit { key, .. } => vec![good.label(action), key.to_string()],
+        Action::Shard { .. } => vec![good.label(action)],
         Action::Stage { stage, .. } => vec![good.label(action), format!("stage {stage}")],
     };
     prop_assert!(text.iter().any(|line| names.iter().any(|name| line.contains(name))), "{names:?} not in {text:?}");
@@ -62,10 +63,17 @@ proptest! {
         prop_assert_eq!(validate(&schedule), Ok(()), "{}", schedule);
         // Brute force: some order of all actions keeps the lists and the dependencies.
         let dependencies = dependencies(&schedule).unwrap();
-        let mut done = vec![false; dependencies.n_actions()];
+        let n_nodes = dependencies.n_actions() + dependencies.meetings().len();
+        let mut done = vec![false; n_nodes];
         let mut left = done.len();
         while left > 0 {
             let before = left;
+            for meeting in dependencies.n_actions()..n_nodes {
+                if !done[meeting] && dependencies.of(meeting).all(|on| done[on]) {
+                    done[meeting] = true;
+                    left -= 1;
+                }
+            }
             for rank in (0..schedule.n_ranks()).map(Rank) {
                 if let Some(head) = dependencies.actions_of(rank).find(|&i| !done[i])
                     && dependencies.of(head).all(|on| done[on])
@@ -106,7 +114,7 @@ proptest! {
         let n_updates = schedule.actions().filter(|(_, action)| is_update(*action)).count();
         let is_due = |action| match action {
             Action::Stage { op, .. } => op == StageOp::OptimizerStep && n_updates > 1,
-            Action::Visit { .. } => true,
+            Action::Visit { .. } | Action::Shard { .. } => true,
         };
         let (rank, position) = pick(&schedule, choice, is_due).unwrap();
         let mut bad = schedule.clone();

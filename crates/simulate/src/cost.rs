@@ -2,6 +2,7 @@
 
 use crate::Category;
 use mesh::{Cores, Rank};
+use schedule::Meeting;
 
 /// Costs of one stage, for one microbatch, in seconds on its rank and bytes.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -34,6 +35,54 @@ pub struct StageCost {
     pub resident: Vec<(Category, u64)>,
 }
 
+/// Costs of a rank's vocabulary shard, for one microbatch, in seconds and bytes.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ShardCost {
+    /// `VS`, in seconds.
+    pub forward_s: f64,
+    /// `VT`, in seconds.
+    pub backward_s: f64,
+    /// `IF`, in seconds.
+    pub embed_forward_s: f64,
+    /// `IB`, in seconds.
+    pub embed_backward_s: f64,
+    /// Bytes kept from `VS` until `VT` ends: the hidden states, and the shard's part of the logits or their softmax.
+    pub logit_bytes: u64,
+    /// Bytes live for the whole step: weights, gradients, optimizer.
+    pub resident: Vec<(Category, u64)>,
+}
+
+/// How long collectives take from the moment the last rank is there, in seconds. They occupy no rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MeetingCost {
+    /// The last hop's output to every vocabulary shard.
+    pub hidden_s: f64,
+    /// The softmax statistics of all shards; with one barrier their hidden gradients too.
+    pub softmax_s: f64,
+    /// With two barriers, the hidden gradients of all shards.
+    pub hidden_gradient_s: f64,
+    /// The looked-up rows of all embedding shards.
+    pub embedded_s: f64,
+    /// The gradient of the embedded rows to every shard.
+    pub embedded_gradient_s: f64,
+    /// The gradients' global norm.
+    pub norm_s: f64,
+}
+
+impl MeetingCost {
+    /// How long `meeting` takes, in seconds.
+    pub fn of(&self, meeting: Meeting) -> f64 {
+        match meeting {
+            Meeting::Hidden(_) => self.hidden_s,
+            Meeting::Softmax(_) => self.softmax_s,
+            Meeting::HiddenGradient(_) => self.hidden_gradient_s,
+            Meeting::Embedded(_) => self.embedded_s,
+            Meeting::EmbeddedGradient(_) => self.embedded_gradient_s,
+            Meeting::PartialNorm(_) | Meeting::Norm => self.norm_s,
+        }
+    }
+}
+
 /// A directed connection between two ranks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Link {
@@ -47,13 +96,31 @@ pub struct Link {
     pub bytes_per_s: f64,
 }
 
+/// Whether ranks compute while they send and receive.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Communication {
+    /// Messages move by themselves: a rank that sends plays on at once, a message that arrived before its receive costs
+    /// the receiver nothing.
+    #[default]
+    Overlapped,
+    /// Ranks move the bytes themselves: a send takes its rank until the last byte has left, a receive takes its rank as
+    /// long for the same bytes.
+    Blocking,
+}
+
 /// Everything the simulator is told beside the schedule.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Costs {
     /// Costs of stage `i`.
     pub stages: Vec<StageCost>,
+    /// Costs of the vocabulary shard of rank `i`; empty when the schedule does not shard the vocabulary.
+    pub shards: Vec<ShardCost>,
+    /// Costs of collectives.
+    pub meetings: MeetingCost,
     /// Links; between ranks that have none, messages take no time. Messages on one link go one after the other.
     pub links: Vec<Link>,
+    /// Whether ranks compute while messages move.
+    pub communication: Communication,
     /// Ranks that share cores. A stage's seconds are those of a rank that holds a permit.
     pub cores: Vec<Cores>,
 }

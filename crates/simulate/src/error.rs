@@ -21,6 +21,17 @@ pub enum SimulateError {
         /// Number of stages that have costs.
         given: usize,
     },
+    /// A vocabulary shard without costs.
+    #[error(
+        "the schedule shards the vocabulary, but costs of shards are given for {given} ranks, not for rank {rank}; give \
+         each rank those of its shard"
+    )]
+    MissingShard {
+        /// The first rank without.
+        rank: Rank,
+        /// Number of ranks that have costs.
+        given: usize,
+    },
     /// A duration that is negative, infinite or not a number.
     #[error("{what} takes {found} seconds; durations are finite and not negative")]
     Duration {

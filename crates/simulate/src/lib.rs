@@ -13,10 +13,10 @@ mod text;
 mod timeline;
 mod units;
 
-pub use bubble::{Bubble, bubbles, idle_fraction};
-pub use cost::{Costs, Link, StageCost};
+pub use bubble::{Bubble, bubbles, bubbles_under, idle_fraction};
+pub use cost::{Communication, Costs, Link, MeetingCost, ShardCost, StageCost};
 pub use error::SimulateError;
 pub use simulate::simulate;
 pub use svg::{svg, svg_until};
 pub use text::text;
-pub use timeline::{Category, MemorySample, Span, Timeline};
+pub use timeline::{Category, MeetingSpan, MemorySample, Span, Timeline};

@@ -1,8 +1,8 @@
 //! Live bytes on every rank while a schedule is played.
 
-use crate::{Category, MemorySample, StageCost};
+use crate::{Category, Costs, MemorySample, StageCost};
 use mesh::{Rank, Stage};
-use schedule::{Action, Op, Schedule};
+use schedule::{Action, Op, Schedule, ShardOp};
 use std::collections::BTreeSet;
 
 /// The memory curve so far.
@@ -12,14 +12,20 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// What is resident on every rank at the start: that of the stages its list works on.
-    pub fn new(schedule: &Schedule, stages: &[StageCost]) -> Self {
+    /// What is resident on every rank at the start: that of the stages its list works on, and of its vocabulary shard.
+    pub fn new(schedule: &Schedule, costs: &Costs) -> Self {
         let n_ranks = schedule.n_ranks();
-        let mut memory = Self { live: vec![[0; 6]; n_ranks], samples: vec![Vec::new(); n_ranks] };
+        // About what compute actions and messages change.
+        let samples = schedule.ranks.iter().map(|list| Vec::with_capacity(list.len() + 1)).collect();
+        let mut memory = Self { live: vec![[0; 6]; n_ranks], samples };
         for (rank, list) in schedule.ranks.iter().enumerate() {
-            let own: BTreeSet<Stage> = list.iter().map(|&action| schedule.stage(action)).collect();
+            let is_own = |action: &Action| !matches!(action, Action::Shard { .. });
+            let own: BTreeSet<Stage> =
+                list.iter().copied().filter(is_own).map(|action| schedule.stage(action)).collect();
             memory.change(Rank(rank), 0.0, Category::Buffers, 0);
-            for &(category, bytes) in own.iter().flat_map(|stage| &stages[stage.0].resident) {
+            let of_shard = schedule.vocabulary.and_then(|_| costs.shards.get(rank)).map(|shard| &shard.resident);
+            let of_stages = own.iter().map(|stage| &costs.stages[stage.0].resident);
+            for &(category, bytes) in of_stages.chain(of_shard).flatten() {
                 memory.change(Rank(rank), 0.0, category, bytes as i64);
             }
         }
@@ -28,12 +34,19 @@ impl Memory {
 
     /// The samples of all ranks, rank by rank in order of time.
     pub fn into_samples(self) -> Vec<MemorySample> {
-        self.samples.into_iter().flatten().collect()
+        self.samples.concat()
     }
 
     /// A compute action begins: a forward's activations, a backward's scratch; the message it uses is gone.
-    pub fn compute_begins(&mut self, schedule: &Schedule, stages: &[StageCost], rank: Rank, action: Action, at_s: f64) {
-        let Action::Visit { op, key } = action else { return };
+    pub fn compute_begins(&mut self, schedule: &Schedule, costs: &Costs, rank: Rank, action: Action, at_s: f64) {
+        let stages = &costs.stages;
+        let (op, key) = match action {
+            Action::Visit { op, key } => (op, key),
+            Action::Shard { op: ShardOp::VocabForward, .. } => {
+                return self.change(rank, at_s, Category::Logits, costs.shards[rank.0].logit_bytes as i64);
+            }
+            Action::Shard { .. } | Action::Stage { .. } => return,
+        };
         let route = schedule.route(key);
         let cost = &stages[schedule.stage(action).0];
         match op {
@@ -60,9 +73,15 @@ impl Memory {
     }
 
     /// A compute action ends: what it was the last to need is gone.
-    pub fn compute_ends(&mut self, stages: &[StageCost], stage: Stage, rank: Rank, action: Action, at_s: f64) {
-        let Action::Visit { op, .. } = action else { return };
-        let cost = &stages[stage.0];
+    pub fn compute_ends(&mut self, costs: &Costs, stage: Stage, rank: Rank, action: Action, at_s: f64) {
+        let op = match action {
+            Action::Visit { op, .. } => op,
+            Action::Shard { op: ShardOp::VocabBackward, .. } => {
+                return self.change(rank, at_s, Category::Logits, -(costs.shards[rank.0].logit_bytes as i64));
+            }
+            Action::Shard { .. } | Action::Stage { .. } => return,
+        };
+        let cost = &costs.stages[stage.0];
         let freed = match op {
             Op::Backward => cost.activation_bytes as i64,
             Op::BackwardInput => cost.activation_bytes as i64 - cost.weight_grad_bytes as i64,
@@ -97,17 +116,15 @@ impl Memory {
     }
 }
 
-/// Receiver and size in bytes of what a send carries: a carry, or its gradient, which is as large.
-pub(crate) fn message(schedule: &Schedule, stages: &[StageCost], send: Action) -> (Rank, u64) {
-    let Action::Visit { op, key } = send else { unreachable!("invariant: a send is a visit's") };
+/// The rank on the other side of a send or receive, and the size in bytes of what goes between them: a carry, or its
+/// gradient, which is as large.
+pub(crate) fn message(schedule: &Schedule, stages: &[StageCost], transfer: Action) -> (Rank, u64) {
+    let Action::Visit { op, key } = transfer else { unreachable!("invariant: a transfer is a visit's") };
     let route = schedule.route(key);
-    let missing = "invariant: a validated send has a hop on the other side";
-    let (to, carry_of) = match op {
-        Op::SendGradient => {
-            let before = route.before(key.hop).expect(missing);
-            (before.rank, before.stage)
-        }
-        _ => (route.after(key.hop).expect(missing).rank, schedule.stage(send)),
+    let (other, carry_of) = match op {
+        Op::SendGradient | Op::RecvActivation => (route.before(key.hop), route.before(key.hop)),
+        _ => (route.after(key.hop), route.get(key.hop)),
     };
-    (to, stages[carry_of.0].carry_bytes)
+    let missing = "invariant: a validated transfer has a hop on the other side";
+    (other.expect(missing).rank, stages[carry_of.expect(missing).stage.0].carry_bytes)
 }

@@ -1,8 +1,9 @@
 //! A timeline as a picture.
 
+use crate::text::{first_stages, is_further};
 use crate::units::{nice_step, seconds};
 use crate::{Span, Timeline};
-use schedule::{Action, Op};
+use schedule::{Action, Op, ShardOp};
 use std::fmt::{self, Write};
 
 const WIDTH: f64 = 1160.0;
@@ -13,8 +14,8 @@ const ROW: f64 = 30.0;
 const BAR: f64 = 22.0;
 
 /// The timeline as a self-contained SVG, readable on light and on dark pages: a row per rank, a bar per compute action
-/// (colour: what it does; number: the microbatch, where it fits; tooltip: label and times), a thin bar below the
-/// sender's row for each message on its way, a time axis and a legend.
+/// (colour: what it does, darker for a rank's further stages; number: the microbatch, where it fits; tooltip: label and
+/// times), a thin bar below the sender's row for each message on its way, a time axis and a legend.
 pub fn svg(timeline: &Timeline, title: &str) -> String {
     svg_until(timeline, title, timeline.makespan_s())
 }
@@ -58,15 +59,25 @@ fn write(page: &mut String, timeline: &Timeline, title: &str, until_s: f64) -> f
         let (y, at) = (TOP + ROW * rank as f64 + 17.0, LEFT - 10.0);
         writeln!(page, r#"<text class="ink" x="{at}" y="{y}" text-anchor="end">rank {rank}</text>"#)?;
     }
+    let first_stages = first_stages(timeline);
     for span in timeline.spans.iter().filter(|span| span.end_s > span.start_s) {
         let Some(kind) = Kind::of(span.action) else { continue };
         let y = TOP + ROW * span.rank.0 as f64 + if kind == Kind::Message { BAR + 3.0 } else { 2.0 };
-        bar(page, span, kind, (x(span.start_s), x(span.end_s)), y, until_s)?;
+        let shade = if kind != Kind::Message && is_further(span, &first_stages) { " further" } else { "" };
+        bar(page, span, kind, shade, (x(span.start_s), x(span.end_s)), y, until_s)?;
     }
     writeln!(page, "</svg>")
 }
 
-fn bar(page: &mut String, span: &Span, kind: Kind, (x, end): (f64, f64), y: f64, makespan_s: f64) -> fmt::Result {
+fn bar(
+    page: &mut String,
+    span: &Span,
+    kind: Kind,
+    shade: &str,
+    (x, end): (f64, f64),
+    y: f64,
+    makespan_s: f64,
+) -> fmt::Result {
     let (width, height) = ((end - x).max(0.3), if kind == Kind::Message { 3.0 } else { BAR });
     // Three digits of the whole are what a reader compares bars by.
     let time = |time_s: f64| seconds(time_s, makespan_s, makespan_s / 1e3);
@@ -74,15 +85,18 @@ fn bar(page: &mut String, span: &Span, kind: Kind, (x, end): (f64, f64), y: f64,
     let (from, to, length) = (time(span.start_s), time(span.end_s), time(span.end_s - span.start_s));
     write!(
         page,
-        r#"<g><title>{label}: {from} to {to} ({length})</title><rect class="{class}" x="{x:.2}" y="{y}" width="{width:.2}" height="{height}"/>"#
+        r#"<g><title>{label}: {from} to {to} ({length})</title><rect class="{class}{shade}" x="{x:.2}" y="{y}" width="{width:.2}" height="{height}"/>"#
     )?;
-    if let Action::Visit { key, .. } = span.action
-        && kind != Kind::Message
-    {
-        let microbatch = key.microbatch.to_string();
+    let microbatch = match span.action {
+        Action::Visit { key, .. } if kind != Kind::Message => Some(key.microbatch),
+        Action::Shard { microbatch, .. } => Some(microbatch),
+        Action::Visit { .. } | Action::Stage { .. } => None,
+    };
+    if let Some(microbatch) = microbatch {
+        let microbatch = microbatch.to_string();
         if width >= 7.0 * microbatch.len() as f64 + 3.0 {
             let (at, base) = (x + width / 2.0, y + 15.0);
-            write!(page, r#"<text class="on" x="{at:.2}" y="{base}" text-anchor="middle">{microbatch}</text>"#)?;
+            write!(page, r#"<text class="on{shade}" x="{at:.2}" y="{base}" text-anchor="middle">{microbatch}</text>"#)?;
         }
     }
     writeln!(page, "</g>")
@@ -102,6 +116,10 @@ fn legend(page: &mut String, timeline: &Timeline) -> fmt::Result {
         writeln!(page, r#"<text class="ink" x="{at}" y="46">{name}</text>"#)?;
         x += 38.0 + 6.6 * name.len() as f64;
     }
+    let first_stages = first_stages(timeline);
+    if timeline.spans.iter().any(|span| is_further(span, &first_stages)) {
+        writeln!(page, r#"<text class="faint" x="{x}" y="46">darker: a further stage of the rank</text>"#)?;
+    }
     Ok(())
 }
 
@@ -113,24 +131,40 @@ enum Kind {
     BackwardInput,
     BackwardWeight,
     Recompute,
+    VocabularyForward,
+    VocabularyBackward,
+    Embedding,
     Other,
     Message,
 }
 
 impl Kind {
-    const ALL: [Kind; 7] = [
+    const ALL: [Kind; 10] = [
         Kind::Forward,
         Kind::Backward,
         Kind::BackwardInput,
         Kind::BackwardWeight,
         Kind::Recompute,
+        Kind::VocabularyForward,
+        Kind::VocabularyBackward,
+        Kind::Embedding,
         Kind::Other,
         Kind::Message,
     ];
 
     /// `None` for a receive, which is waiting.
     fn of(action: Action) -> Option<Self> {
-        let Action::Visit { op, .. } = action else { return Some(Kind::Other) };
+        let op = match action {
+            Action::Visit { op, .. } => op,
+            Action::Shard { op, .. } => {
+                return Some(match op {
+                    ShardOp::VocabForward => Kind::VocabularyForward,
+                    ShardOp::VocabBackward => Kind::VocabularyBackward,
+                    ShardOp::EmbedForward | ShardOp::EmbedBackward => Kind::Embedding,
+                });
+            }
+            Action::Stage { .. } => return Some(Kind::Other),
+        };
         Some(match op {
             Op::Forward | Op::ForwardNoGrad => Kind::Forward,
             Op::Backward => Kind::Backward,
@@ -139,7 +173,6 @@ impl Kind {
             Op::Recompute => Kind::Recompute,
             Op::SendActivation | Op::SendGradient => Kind::Message,
             Op::RecvActivation | Op::RecvGradient => return None,
-            Op::VocabForward | Op::VocabBackward | Op::EmbedForward | Op::EmbedBackward => Kind::Other,
         })
     }
 
@@ -150,6 +183,9 @@ impl Kind {
             Kind::BackwardInput => "i",
             Kind::BackwardWeight => "w",
             Kind::Recompute => "r",
+            Kind::VocabularyForward => "s",
+            Kind::VocabularyBackward => "t",
+            Kind::Embedding => "e",
             Kind::Other => "o",
             Kind::Message => "m",
         }
@@ -162,6 +198,9 @@ impl Kind {
             Kind::BackwardInput => "backward of the input",
             Kind::BackwardWeight => "backward of the weights",
             Kind::Recompute => "recompute",
+            Kind::VocabularyForward => "vocabulary forward",
+            Kind::VocabularyBackward => "vocabulary backward",
+            Kind::Embedding => "embedding shard",
             Kind::Other => "optimizer and other",
             Kind::Message => "message on its way",
         }
@@ -181,6 +220,15 @@ const STYLE: &str = "<style>
 .gantt .i { fill: #f0c040; }
 .gantt .w { fill: #2fb58c; }
 .gantt .r { fill: #cc79a7; }
+.gantt .s { fill: #b9c6ff; }
+.gantt .t { fill: #8f9bff; }
+.gantt .e { fill: #d5b8e8; }
+.gantt .f.further { fill: #0a6aa8; }
+.gantt .b.further { fill: #a05c00; }
+.gantt .i.further { fill: #8a6a00; }
+.gantt .w.further { fill: #0b6b4e; }
+.gantt .r.further { fill: #8f3f6b; }
+.gantt .on.further { fill: #fff; }
 .gantt .o { fill: #999; }
 .gantt .m { fill: #d55e00; }
 </style>

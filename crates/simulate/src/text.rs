@@ -2,13 +2,14 @@
 
 use crate::units::{nice_step, seconds};
 use crate::{Span, Timeline};
-use mesh::Rank;
-use schedule::{Action, Op};
+use mesh::{Rank, Stage};
+use schedule::{Action, Op, ShardOp};
 use std::fmt::Write;
 
 /// The timeline as text, a row per rank, at most `width` columns wide (at least 40 are used): each action begins with
-/// its letter and microbatch as far as there is room and is filled up with its own pattern; blanks are idle time. Below
-/// are a time axis and a legend. Sends and receives are not shown.
+/// its letter and microbatch as far as there is room and is filled up with its own pattern; blanks are idle time. The
+/// letters of a rank's further stages are lower-case. Below are a time axis and a legend. Sends and receives are not
+/// shown.
 ///
 /// ```text
 /// rank 0 │F0 F1 F2 F3       B0════B1════
@@ -25,12 +26,17 @@ pub fn text(timeline: &Timeline, width: usize) -> String {
 
     let mut page = String::new();
     let mut legend: Vec<(char, char, &str)> = Vec::new();
+    let first_stages = first_stages(timeline);
+    let mut has_further = false;
     for (rank, label) in labels.iter().enumerate() {
         let mut row = vec![' '; n_columns];
         for span in timeline.rank(Rank(rank)).filter(|span| is_shown(span)) {
             let (letter, fill, name) = look(span.action);
             let (start, end) = (column(span.start_s), column(span.end_s));
-            draw(&mut row, start, end, letter, fill, span.action);
+            let is_further = is_further(span, &first_stages);
+            has_further |= is_further;
+            let shown = if is_further { letter.to_ascii_lowercase() } else { letter };
+            draw(&mut row, start, end, shown, fill, span.action);
             if !legend.contains(&(letter, fill, name)) {
                 legend.push((letter, fill, name));
             }
@@ -54,9 +60,35 @@ pub fn text(timeline: &Timeline, width: usize) -> String {
     writeln!(page, "{:margin$}└{}\n{:margin$} {}", "", line(axis), "", numbers.trim_end())
         .expect("invariant: writing to a string");
     legend.sort();
-    let legend: Vec<String> = legend.into_iter().map(|(letter, fill, name)| format!("{letter}{fill} {name}")).collect();
-    writeln!(page, "{:margin$} {}", "", legend.join("   ")).expect("invariant: writing to a string");
+    let mut legend: Vec<String> =
+        legend.into_iter().map(|(letter, fill, name)| format!("{letter}{fill} {name}")).collect();
+    legend.extend(has_further.then(|| "lower case: a further stage of the rank".to_owned()));
+    let mut line = format!("{:margin$} {}", "", legend[0]);
+    for entry in &legend[1..] {
+        if line.chars().count() + 3 + entry.chars().count() > width.max(40) {
+            writeln!(page, "{line}").expect("invariant: writing to a string");
+            line = format!("{:margin$} {entry}", "");
+        } else {
+            line += &format!("   {entry}");
+        }
+    }
+    writeln!(page, "{line}").expect("invariant: writing to a string");
     page
+}
+
+/// For each rank the first of the stages that it visits.
+pub(crate) fn first_stages(timeline: &Timeline) -> Vec<Option<Stage>> {
+    let mut first: Vec<Option<Stage>> = vec![None; timeline.n_ranks];
+    for span in timeline.spans.iter().filter(|span| matches!(span.action, Action::Visit { .. })) {
+        let first = &mut first[span.rank.0];
+        *first = Some(first.map_or(span.stage, |first| first.min(span.stage)));
+    }
+    first
+}
+
+/// Whether a span is a visit to another stage than its rank's first.
+pub(crate) fn is_further(span: &Span, first_stages: &[Option<Stage>]) -> bool {
+    matches!(span.action, Action::Visit { .. }) && first_stages[span.rank.0] != Some(span.stage)
 }
 
 /// Letter and microbatch where they fit, then the pattern. What is narrower than a column shows in a free one.
@@ -69,8 +101,12 @@ fn draw(row: &mut [char], start: usize, end: usize, letter: char, fill: char, ac
     }
     row[start..end].fill(fill);
     row[start] = letter;
-    let Action::Visit { key, .. } = action else { return };
-    let microbatch: Vec<char> = key.microbatch.to_string().chars().collect();
+    let microbatch = match action {
+        Action::Visit { key, .. } => key.microbatch,
+        Action::Shard { microbatch, .. } => microbatch,
+        Action::Stage { .. } => return,
+    };
+    let microbatch: Vec<char> = microbatch.to_string().chars().collect();
     if microbatch.len() < end - start {
         row[start + 1..start + 1 + microbatch.len()].copy_from_slice(&microbatch);
     }
@@ -88,8 +124,12 @@ fn look(action: Action) -> (char, char, &'static str) {
             Op::BackwardInput => ('I', '═', "backward, input"),
             Op::BackwardWeight => ('W', '~', "backward, weights"),
             Op::Recompute => ('R', '-', "recompute"),
-            _ => ('V', '-', "vocabulary"),
+            Op::SendActivation | Op::SendGradient | Op::RecvActivation | Op::RecvGradient => ('M', ' ', "message"),
         },
+        Action::Shard { op: ShardOp::VocabForward, .. } => ('S', '-', "vocabulary forward"),
+        Action::Shard { op: ShardOp::VocabBackward, .. } => ('T', '-', "vocabulary backward"),
+        Action::Shard { op: ShardOp::EmbedForward, .. } => ('E', '-', "embedding forward"),
+        Action::Shard { op: ShardOp::EmbedBackward, .. } => ('G', '-', "embedding backward"),
         Action::Stage { .. } => ('O', '.', "optimizer, reductions"),
     }
 }

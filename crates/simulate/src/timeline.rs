@@ -1,7 +1,7 @@
 //! What happened, or is predicted to happen, on every rank.
 
 use mesh::{Rank, Stage};
-use schedule::Action;
+use schedule::{Action, Meeting};
 
 /// One action as it was played.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,7 +20,19 @@ pub struct Span {
     /// Start, in seconds from the step's start. For a receive: when the rank began to wait. For an action that needs
     /// a core permit: when it was granted. For a send: when the link took it.
     pub start_s: f64,
-    /// End, in seconds from the step's start. For a send: when the last byte is there; the rank plays on meanwhile.
+    /// End, in seconds from the step's start. For a send: when the last byte is there, the rank plays on meanwhile; where
+    /// communication blocks, when the last byte has left and the rank plays on.
+    pub end_s: f64,
+}
+
+/// A collective as it was played.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct MeetingSpan {
+    /// Which.
+    pub meeting: Meeting,
+    /// When the last rank was there, in seconds from the step's start.
+    pub start_s: f64,
+    /// When those who wait could go on.
     pub end_s: f64,
 }
 
@@ -83,6 +95,8 @@ pub struct Timeline {
     pub n_ranks: usize,
     /// Spans; per rank in the order of its list.
     pub spans: Vec<Span>,
+    /// Collectives, in ascending order. The runtime does not measure them: its ranks' waits show them.
+    pub meetings: Vec<MeetingSpan>,
     /// Memory curve; per rank in order of time.
     pub memory: Vec<MemorySample>,
 }

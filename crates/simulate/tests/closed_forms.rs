@@ -201,8 +201,13 @@ fn permits_are_granted_in_order() {
         (0..3).map(|i| mesh::Route::new(vec![Visit { stage: Stage(i), rank: Rank(i) }])).collect();
     let list =
         |i| [schedule::Op::Forward, schedule::Op::Backward].map(|op| schedule::Action::visit(op, mesh::Key::new(i, 0)));
-    let schedule =
-        Schedule { name: "three".into(), routes, n_segments: 1, ranks: (0..3).map(|i| list(i).to_vec()).collect() };
+    let schedule = Schedule {
+        name: "three".into(),
+        routes,
+        vocabulary: None,
+        n_segments: 1,
+        ranks: (0..3).map(|i| list(i).to_vec()).collect(),
+    };
     let costs = Costs { cores: vec![Cores { permits: 1, ..Cores::shared(3, 1) }], ..equal(3, stage(1.0, 1.0, 1.0)) };
     let timeline = simulate(&schedule, &costs).unwrap();
     let mut begins: Vec<_> = timeline.spans.iter().map(|span| (span.start_s, span.label.as_str())).collect();

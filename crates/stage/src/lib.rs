@@ -4,14 +4,20 @@
 //! decides nothing: where the list came from it does not know, nor what a run, a file or a dataset is.
 
 mod carry;
+mod cut;
 mod error;
+mod meeting;
 mod objective;
 mod permits;
 mod pipeline;
 mod play;
 mod rank;
+mod shard;
+mod softmax;
 mod store;
+mod training_state;
 mod visit;
+mod vocabulary;
 
 pub use error::StageError;
 pub use objective::Objective;

@@ -1,17 +1,20 @@
 //! The rank threads of one process, and the controller's end of them.
 
+use crate::cut::Cut;
 use crate::error::StageError;
 use crate::permits::Permits;
 use crate::play::{Report, Step};
 use crate::rank::{Played, Player, Tie};
-use crate::store::{Recompute, Store, decays};
-use architecture::{Architecture, Partition, Weight};
-use burn::tensor::{Device, Tensor, TensorData};
-use kernels::Moments;
+use crate::shard::Shard;
+use crate::store::{Recompute, Store};
+use crate::training_state::TrainingState;
+use architecture::{Architecture, Block, Partition, Weight};
+use burn::tensor::Device;
 use mesh::{Cores, Rank, Stage, StageMap};
-use model::Part;
+use model::{Parameter, Part};
+use schedule::{Action, InputLayer, Schedule, StageOp, Vocabulary};
 use simulate::{Category, Timeline};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -28,6 +31,8 @@ pub struct PipelineSpec {
     pub partition: Partition,
     /// Stage to rank; replicas are not played yet, so every grid has one rank.
     pub stage_map: StageMap,
+    /// How the vocabulary is sharded over all ranks, each of which must hold a stage; `None` when it is not.
+    pub vocabulary: Option<Vocabulary>,
     /// What each stage keeps.
     pub recompute: Vec<Recompute>,
     /// Device of each rank.
@@ -39,7 +44,7 @@ pub struct PipelineSpec {
 }
 
 /// Which values of a parameter are meant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// The parameter itself.
     Value,
@@ -58,6 +63,9 @@ pub struct Pipeline {
     threads: Vec<JoinHandle<()>>,
     /// Parameter name to the first stage that holds it.
     first_stage: BTreeMap<String, Stage>,
+    /// Names of parameters whose rows lie on all ranks.
+    sharded: Vec<String>,
+    input: Option<InputLayer>,
     stage_ranks: Vec<Rank>,
     tied: Vec<Vec<Stage>>,
     n_ranks: usize,
@@ -66,11 +74,19 @@ pub struct Pipeline {
 
 enum Command {
     Play(Arc<Step>, Instant, Sender<(Rank, Result<Played, StageError>)>),
-    Read(Stage, String, Source, Sender<Option<Vec<f32>>>),
+    Read(Holder, String, Source, Sender<Option<Vec<f32>>>),
+}
+
+/// Who on a rank is asked for a parameter.
+#[derive(Clone, Copy)]
+enum Holder {
+    Stage(Stage),
+    Shard,
 }
 
 impl Pipeline {
-    /// Starts a thread per rank with its stages' weights and moments, each asked for once per stage that holds it.
+    /// Starts a thread per rank with its stages' weights and moments, each asked for once per stage that holds it,
+    /// and once where its rows are cut over the ranks.
     ///
     /// # Errors
     /// What `read` gives.
@@ -90,6 +106,7 @@ impl Pipeline {
             let rank = homes.rank_of(stage);
             stores[rank.0].insert(stage, new_store(spec, &homes, stage, rank, &mut read)?);
         }
+        let shards = new_shards(spec, &homes, &mut read)?;
         let ties = Arc::new(homes.ties);
         let permits: Vec<(&Cores, Arc<Permits>)> =
             spec.cores.iter().map(|cores| (cores, Arc::new(Permits::new(cores.permits)))).collect();
@@ -97,17 +114,19 @@ impl Pipeline {
             commands: Vec::new(),
             threads: Vec::new(),
             first_stage: homes.first_stage,
+            sharded: homes.sharded,
+            input: spec.vocabulary.map(|vocabulary| vocabulary.input),
             stage_ranks: homes.stage_ranks,
             tied: homes.tied_stages,
             n_ranks,
             stopped: false,
         };
-        for (endpoint, stores) in wire::connect(n_ranks, spec.deadline).into_iter().zip(stores) {
+        for ((endpoint, stores), shard) in wire::connect(n_ranks, spec.deadline).into_iter().zip(stores).zip(shards) {
             let rank = endpoint.rank();
             let shared = permits.iter().find(|(cores, _)| cores.ranks.contains(&rank));
             let n_threads = shared.map_or(1, |(cores, _)| cores.threads);
             let permits = shared.map(|(_, permits)| permits.clone());
-            let player = Player { endpoint, stores, permits, ties: ties.clone() };
+            let player = Player { endpoint, stores, shard, permits, ties: ties.clone() };
             let (commands, inbox) = channel();
             let thread = std::thread::Builder::new().name(format!("rank {rank}"));
             pipeline.threads.push(
@@ -138,6 +157,7 @@ impl Pipeline {
             let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
             StageError::Schedule(lines.join("; "))
         })?;
+        self.check_vocabulary(&step.schedule)?;
         let n_microbatches = step.microbatches.len();
         let mut step = step;
         step.schedule.ranks.resize(self.n_ranks, Vec::new());
@@ -182,8 +202,39 @@ impl Pipeline {
         Ok(report)
     }
 
+    /// Whether the schedule shards the vocabulary as the weights are.
+    fn check_vocabulary(&self, schedule: &Schedule) -> Result<(), StageError> {
+        let input = schedule.vocabulary.map(|vocabulary| vocabulary.input);
+        let describe = |input: Option<InputLayer>| match input {
+            None => "no shards of the vocabulary",
+            Some(InputLayer::FirstStage) => "shards of the head",
+            Some(InputLayer::Sharded) => "shards of the head and the embedding",
+        };
+        if input != self.input {
+            let (found, wanted) = (describe(input), describe(self.input));
+            return Err(StageError::Schedule(format!("it has {found}, but the pipeline was started with {wanted}")));
+        }
+        let n_lists = schedule.n_ranks();
+        if input.is_some() && n_lists != self.n_ranks {
+            let n_ranks = self.n_ranks;
+            return Err(StageError::Schedule(format!(
+                "it has {n_lists} ranks, but the vocabulary is sharded over {n_ranks}"
+            )));
+        }
+        let updates = |list: &[Action]| {
+            list.iter().any(|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }))
+        };
+        let idle = schedule.ranks.iter().position(|list| !updates(list));
+        match idle.filter(|_| input.is_some() && schedule.ranks.iter().any(|list| updates(list))) {
+            Some(rank) => Err(StageError::Schedule(format!(
+                "rank {rank} holds a shard of the vocabulary but has no optimizer step; give it a stage on the route"
+            ))),
+            None => Ok(()),
+        }
+    }
+
     /// A copy of a parameter's values. Stages that share the parameter hold the same ones, apart from gradients before
-    /// they are reduced; the first is read.
+    /// they are reduced; the first is read. Rows that lie on several ranks are put together.
     ///
     /// # Errors
     /// [`StageError::Stopped`] after a failure.
@@ -191,6 +242,13 @@ impl Pipeline {
     /// # Panics
     /// When no stage holds the parameter.
     pub fn read(&self, name: &str, source: Source) -> Result<Vec<f32>, StageError> {
+        if self.sharded.iter().any(|sharded| sharded == name) {
+            let shards = (0..self.n_ranks).map(|rank| self.ask(Rank(rank), Holder::Shard, name, source));
+            return shards
+                .map(|values| Ok(values?.unwrap_or_default()))
+                .collect::<Result<Vec<_>, _>>()
+                .map(|v| v.concat());
+        }
         let stage = self.first_stage.get(name).unwrap_or_else(|| panic!("parameter {name} is held by a stage"));
         self.read_at(*stage, name, source)
     }
@@ -203,14 +261,18 @@ impl Pipeline {
     /// # Panics
     /// When there is no such stage, or it does not hold the parameter.
     pub fn read_at(&self, stage: Stage, name: &str, source: Source) -> Result<Vec<f32>, StageError> {
+        let values = self.ask(self.stage_ranks[stage.0], Holder::Stage(stage), name, source)?;
+        Ok(values.unwrap_or_else(|| panic!("stage {stage} does not hold {name}")))
+    }
+
+    fn ask(&self, rank: Rank, holder: Holder, name: &str, source: Source) -> Result<Option<Vec<f32>>, StageError> {
         if self.stopped {
             return Err(StageError::Stopped);
         }
         let (reply, answer) = channel();
-        let command = Command::Read(stage, name.to_owned(), source, reply);
-        self.commands[self.stage_ranks[stage.0].0].send(command).map_err(|_gone| StageError::Stopped)?;
-        let values = answer.recv().map_err(|_gone| StageError::Stopped)?;
-        Ok(values.unwrap_or_else(|| panic!("stage {stage} does not hold {name}")))
+        let command = Command::Read(holder, name.to_owned(), source, reply);
+        self.commands[rank.0].send(command).map_err(|_gone| StageError::Stopped)?;
+        answer.recv().map_err(|_gone| StageError::Stopped)
     }
 }
 
@@ -250,24 +312,22 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
                     return;
                 }
             }
-            Command::Read(stage, name, source, reply) => {
-                let values = player.stores.get(&stage).and_then(|store| read(store, &name, source));
+            Command::Read(holder, name, source, reply) => {
+                let values = match holder {
+                    Holder::Stage(stage) => player
+                        .stores
+                        .get(&stage)
+                        .and_then(|store| store.training.read(store.part.parameters(), &name, source)),
+                    Holder::Shard => {
+                        player.shard.as_ref().and_then(|shard| shard.training.read(&shard.parameters, &name, source))
+                    }
+                };
                 if reply.send(values).is_err() {
                     return;
                 }
             }
         }
     }
-}
-
-fn read(store: &Store, name: &str, source: Source) -> Option<Vec<f32>> {
-    let i = store.part.parameters().iter().position(|parameter| parameter.weight.name == name)?;
-    Some(crate::carry::into_vec(match source {
-        Source::Value => store.part.parameters()[i].value.clone(),
-        Source::FirstMoment => store.moments[i].m.clone(),
-        Source::SecondMoment => store.moments[i].v.clone(),
-        Source::Gradient => store.gradients[i].clone(),
-    }))
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
@@ -281,16 +341,29 @@ struct Homes {
     first_stage: BTreeMap<String, Stage>,
     ties: Vec<Tie>,
     tied_stages: Vec<Vec<Stage>>,
+    /// Blocks whose vocabulary matrix is cut over the ranks.
+    sharded_blocks: &'static [Block],
+    /// The names of these matrices, the head's first, each once.
+    sharded: Vec<String>,
+    /// Where a whole copy of the sharded head lies: the embedding tied to it.
+    tied_embedding: Option<(Stage, Rank, usize)>,
 }
 
 impl Homes {
     fn new(spec: &PipelineSpec) -> Self {
         let stage_ranks: Vec<Rank> =
             (0..spec.stage_map.n_stages()).map(|stage| spec.stage_map.grid(Stage(stage)).ranks[0]).collect();
+        let sharded_blocks: &[Block] = match spec.vocabulary.map(|vocabulary| vocabulary.input) {
+            None => &[],
+            Some(InputLayer::FirstStage) => &[Block::Head],
+            Some(InputLayer::Sharded) => &[Block::Head, Block::Embedding],
+        };
         let mut holders: BTreeMap<String, Vec<(Stage, Rank, usize)>> = BTreeMap::new();
         for (stage, blocks) in spec.partition.stages().iter().enumerate() {
             let mut names: Vec<String> = Vec::new();
-            for weight in blocks.iter().flat_map(|&block| spec.architecture.weights(block)) {
+            for weight in
+                blocks.iter().flat_map(|&block| spec.architecture.weights_beside_shards(block, sharded_blocks))
+            {
                 if !names.contains(&weight.name) {
                     holders.entry(weight.name.clone()).or_default().push((
                         Stage(stage),
@@ -301,11 +374,15 @@ impl Homes {
                 }
             }
         }
+        let matrices = sharded_blocks.iter().filter_map(|&block| spec.architecture.vocabulary_matrix(block));
+        let mut sharded: Vec<String> = matrices.map(|matrix| matrix.name).collect();
+        sharded.dedup();
+        let tied_embedding = sharded.first().and_then(|head| holders.get(head)).map(|holders| holders[0]);
         let first_stage = holders.iter().map(|(name, holders)| (name.clone(), holders[0].0)).collect();
         let ties: Vec<Tie> =
             holders.into_values().filter(|holders| holders.len() > 1).map(|holders| Tie { holders }).collect();
         let tied_stages = ties.iter().map(|tie| tie.holders.iter().map(|holder| holder.0).collect()).collect();
-        Self { stage_ranks, first_stage, ties, tied_stages }
+        Self { stage_ranks, first_stage, ties, tied_stages, sharded_blocks, sharded, tied_embedding }
     }
 
     fn rank_of(&self, stage: Stage) -> Rank {
@@ -320,32 +397,75 @@ fn new_store<E>(
     rank: Rank,
     read: &mut impl FnMut(&Weight, Source) -> Result<Vec<f32>, E>,
 ) -> Result<Store, E> {
-    let device = &spec.devices[rank.0];
+    let (device, blocks) = (&spec.devices[rank.0], &spec.partition.stages()[stage.0]);
     let part = {
         let _account = ledger::scope(rank.0, Category::Weights);
-        Part::new(&spec.architecture, &spec.partition.stages()[stage.0], device, |weight| read(weight, Source::Value))?
+        let values = |weight: &Weight| read(weight, Source::Value);
+        Part::with_sharded_vocabulary(&spec.architecture, blocks, homes.sharded_blocks, device, values)?
     };
     let _account = ledger::scope(rank.0, Category::Optimizer);
-    let mut moments = Vec::new();
-    for parameter in part.parameters() {
-        let mut moment = |source| -> Result<Tensor<1>, E> {
-            let values = read(&parameter.weight, source)?;
-            let n = values.len();
-            Ok(Tensor::from_data(TensorData::new(values, [n]), device))
-        };
-        moments.push(Moments { m: moment(Source::FirstMoment)?, v: moment(Source::SecondMoment)? });
+    let counted = |name: &str| homes.first_stage[name] == stage && homes.sharded.iter().all(|sharded| sharded != name);
+    let training = TrainingState::new(part.parameters(), device, |name| decays(spec, name), counted, read)?;
+    Ok(Store { recompute: spec.recompute[stage.0], training, part })
+}
+
+/// The shard of every rank; none when the vocabulary is not sharded.
+fn new_shards<E>(
+    spec: &PipelineSpec,
+    homes: &Homes,
+    read: &mut impl FnMut(&Weight, Source) -> Result<Vec<f32>, E>,
+) -> Result<Vec<Option<Shard>>, E> {
+    let n_ranks = spec.stage_map.n_ranks();
+    if homes.sharded.is_empty() {
+        return Ok((0..n_ranks).map(|_| None).collect());
     }
-    let roles: BTreeMap<String, architecture::Role> =
-        spec.architecture.all_weights().into_iter().map(|weight| (weight.name, weight.role)).collect();
-    let names = || part.parameters().iter().map(|parameter| &parameter.weight.name);
-    let mut store = Store {
-        decays: names().map(|name| decays(roles[name])).collect(),
-        counted: names().map(|name| homes.first_stage[name] == stage).collect(),
-        recompute: spec.recompute[stage.0],
-        gradients: Vec::new(),
-        moments,
-        part,
+    let has_stage = |rank: usize| !spec.stage_map.stages_on(Rank(rank)).is_empty();
+    assert!((0..n_ranks).all(has_stage), "a rank with a shard of the vocabulary has a stage");
+    let [n_rows, width] = [spec.architecture.vocab_size, spec.architecture.hidden_size];
+    let cut = Cut::even(n_rows, n_ranks);
+    let of_all = spec.architecture.all_weights();
+    let matrices = || homes.sharded.iter().map(|name| of_all.iter().find(|weight| weight.name == *name));
+    let matrices: Vec<&Weight> = matrices().map(|weight| weight.expect("invariant: a weight of the model")).collect();
+    // Every matrix is read whole, once per source, and its rows taken from there.
+    let mut whole: HashMap<(String, Source), Vec<f32>> = HashMap::new();
+    for matrix in &matrices {
+        for source in [Source::Value, Source::FirstMoment, Source::SecondMoment] {
+            whole.insert((matrix.name.clone(), source), read(matrix, source)?);
+        }
+    }
+    let shard = |rank: Rank| {
+        let rows = cut.rows(rank);
+        let own = |weight: &Weight, source| {
+            let values = &whole[&(weight.name.clone(), source)];
+            Ok::<_, E>(values[rows.start * width..rows.end * width].to_vec())
+        };
+        let device = &spec.devices[rank.0];
+        let mut parameters = Vec::new();
+        for matrix in matrices.iter().filter(|_| !rows.is_empty()) {
+            let _account = ledger::scope(rank.0, Category::Weights);
+            let weight = Weight { shape: vec![rows.len(), width], ..(*matrix).clone() };
+            parameters.push(Parameter::new(weight, own(matrix, Source::Value)?, device));
+        }
+        let _account = ledger::scope(rank.0, Category::Optimizer);
+        let training = TrainingState::new(&parameters, device, |name| decays(spec, name), |_| true, own)?;
+        let looks_up = homes.sharded_blocks.contains(&Block::Embedding) && !parameters.is_empty();
+        Ok(Some(Shard {
+            rank,
+            cut: cut.clone(),
+            device: device.clone(),
+            width,
+            embedding: looks_up.then(|| parameters.len() - 1),
+            parameters,
+            training,
+            tied: homes.tied_embedding,
+            kept: HashMap::new(),
+        }))
     };
-    store.clear_gradients();
-    Ok(store)
+    (0..n_ranks).map(|rank| shard(Rank(rank))).collect()
+}
+
+fn decays(spec: &PipelineSpec, name: &str) -> bool {
+    let weights = spec.architecture.all_weights();
+    let weight = weights.iter().find(|weight| weight.name == name).expect("invariant: a weight of the model");
+    crate::training_state::decays(weight.role)
 }

@@ -13,7 +13,8 @@ pub struct Step {
     pub number: u64,
     /// With transfers inserted, and valid.
     pub schedule: Schedule,
-    /// The data of microbatch `i`; read by the rank of its first hop only.
+    /// The data of microbatch `i`; read by the rank of its first hop, and where the embedding is
+    /// sharded by every rank.
     pub microbatches: Vec<Rows>,
     /// What the loss is.
     pub objective: Objective,

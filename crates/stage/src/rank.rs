@@ -2,14 +2,18 @@
 
 use crate::carry::{Carry, from_vec, into_vec};
 use crate::error::StageError;
+use crate::meeting;
 use crate::permits::Permits;
 use crate::play::Step;
+use crate::shard::Shard;
 use crate::store::Store;
+use crate::training_state::TrainingState;
 use crate::visit::{self, Forwarded, Saved};
+use crate::vocabulary::{Messages, vocabulary};
 use burn::tensor::{Tensor, TensorData};
 use kernels::{AdamW, WeightGrad};
-use mesh::{Key, Rank, Stage};
-use schedule::{Action, Op, StageOp};
+use mesh::{Key, Microbatch, Rank, Stage};
+use schedule::{Action, Op, ShardOp, StageOp};
 use simulate::{Category, MemorySample, Span};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -27,6 +31,7 @@ pub(crate) struct Tie {
 pub(crate) struct Player {
     pub endpoint: Endpoint,
     pub stores: BTreeMap<Stage, Store>,
+    pub shard: Option<Shard>,
     pub permits: Option<Arc<Permits>>,
     pub ties: Arc<Vec<Tie>>,
 }
@@ -48,9 +53,20 @@ struct InFlight {
     gradients: HashMap<Key, Tensor<2>>,
     saved: HashMap<Key, Saved>,
     weight_grads: HashMap<Key, Vec<WeightGrad>>,
+    /// Microbatches whose evaluation ended here in a sharded vocabulary, with their tokens' weights.
+    evaluated: Vec<(Microbatch, Vec<f32>)>,
     reduced: Vec<bool>,
+    shard: Updated,
     /// The norm agreed on, and the update that follows from it.
     update: Option<(f64, AdamW)>,
+}
+
+/// Whether this step's update of the rank's shard was made.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Updated {
+    #[default]
+    NotYet,
+    Already,
 }
 
 impl Player {
@@ -63,9 +79,9 @@ impl Player {
         let mut played = Played::default();
         let mut in_flight = InFlight { reduced: vec![false; self.ties.len()], ..InFlight::default() };
         self.endpoint.forget_before(step.number);
-        if step.schedule.ranks[rank.0].iter().any(|action| matches!(action, Action::Visit { op: Op::Forward, .. })) {
+        if step.schedule.ranks[rank.0].iter().any(|&action| is_trained(action)) {
             let _account = ledger::scope(rank.0, Category::Gradients);
-            self.stores.values_mut().for_each(Store::clear_gradients);
+            self.training_states().for_each(TrainingState::clear_gradients);
         }
         let now_s = || start.elapsed().as_secs_f64();
         ledger::take_peak(rank.0);
@@ -74,6 +90,7 @@ impl Player {
             let asked_s = now_s();
             let stage = step.schedule.stage(action);
             let waits = self.before_permit(step, action, &mut in_flight)?;
+            let messages = self.gather(step, action)?;
             let permits = self.permits.clone();
             let permit = match (permits.as_ref(), action) {
                 (Some(_), Action::Visit { op, .. }) if !op.is_compute() => None,
@@ -82,7 +99,11 @@ impl Player {
             let start_s = if waits == Waits::AreWork { asked_s } else { now_s() };
             let _account = ledger::scope(rank.0, category(action));
             match action {
-                Action::Visit { op, key } => self.visit(step, op, key, &mut in_flight, &mut played)?,
+                Action::Visit { op, key } => self.visit(step, op, key, messages, &mut in_flight, &mut played)?,
+                Action::Shard { op, microbatch } => self.shard(step, op, microbatch, messages, &mut played)?,
+                Action::Stage { op: StageOp::OptimisticStep | StageOp::PostValidate, .. } => {
+                    return Err(StageError::Unsupported { rank, label: step.schedule.label(action) });
+                }
                 Action::Stage { op, stage } => self.stage(op, stage, &mut in_flight),
             }
             drop(permit);
@@ -100,9 +121,16 @@ impl Player {
             played.memory.push(MemorySample { rank, at_s: middle_s, bytes: ledger::take_peak(rank.0) });
             played.memory.push(MemorySample { rank, at_s: end_s, bytes: ledger::live(rank.0) });
         }
+        for (microbatch, weights) in std::mem::take(&mut in_flight.evaluated) {
+            let loss = self.evaluated_loss(step, microbatch, &weights)?;
+            played.losses.push((microbatch.0, loss));
+        }
         played.gradient_norm = in_flight.update.map(|(norm, _)| norm);
-        let left =
-            in_flight.carries.len() + in_flight.gradients.len() + in_flight.saved.len() + in_flight.weight_grads.len();
+        let left = in_flight.carries.len()
+            + in_flight.gradients.len()
+            + in_flight.saved.len()
+            + in_flight.weight_grads.len()
+            + self.shard.as_ref().map_or(0, |shard| shard.kept.len());
         assert_eq!(left, 0, "a valid schedule uses everything it makes");
         Ok(played)
     }
@@ -154,6 +182,7 @@ impl Player {
         step: &Step,
         op: Op,
         key: Key,
+        messages: Messages,
         in_flight: &mut InFlight,
         played: &mut Played,
     ) -> Result<(), StageError> {
@@ -164,7 +193,11 @@ impl Player {
             Op::Forward | Op::ForwardNoGrad => {
                 let (rows, hidden) = match in_flight.carries.remove(&key) {
                     Some(Carry { hidden, rows }) => (rows, Some(hidden)),
-                    None => (step.microbatches[key.microbatch.0].clone(), None),
+                    None => {
+                        let rows = step.microbatches[key.microbatch.0].clone();
+                        let embedded = (!messages.is_empty()).then(|| self.own_shard().embedded(&rows.ids, messages));
+                        (rows, embedded)
+                    }
                 };
                 let store = self.store(visit.stage);
                 let forwarded = if op == Op::Forward {
@@ -178,6 +211,12 @@ impl Player {
                     Forwarded::Carry(carry) => {
                         in_flight.carries.insert(key.at(key.hop.0 + 1), carry);
                     }
+                    Forwarded::Normalised(carry) => {
+                        if op == Op::ForwardNoGrad {
+                            in_flight.evaluated.push((key.microbatch, carry.rows.weights.clone()));
+                        }
+                        self.share_hidden(step, key.microbatch, carry)?;
+                    }
                     Forwarded::Loss(loss) => played.losses.push((key.microbatch.0, loss)),
                 }
             }
@@ -188,23 +227,34 @@ impl Player {
             }
             Op::BackwardInput | Op::Backward => {
                 let saved = in_flight.saved.remove(&key).expect("invariant: forward before backward");
-                let gradient = in_flight.gradients.remove(&key);
+                let mut gradient = in_flight.gradients.remove(&key);
+                if !messages.is_empty() {
+                    let (rows, algorithm) = (saved.rows(), vocabulary(&step.schedule).algorithm);
+                    let shard = self.own_shard();
+                    let of_hidden =
+                        shard.hidden_gradient(messages, &rows.targets, &rows.weights, &step.objective, algorithm);
+                    gradient = Some(of_hidden);
+                }
                 let store = self.stores.get_mut(&visit.stage).expect("invariant: the stage lies on its rank");
                 let graph = visit::recompute(store, saved, &step.objective);
                 let result = visit::backward_input(store, graph, gradient);
-                if let Some(gradient) = result.input {
-                    in_flight.gradients.insert(key.at(key.hop.0 - 1), gradient);
-                }
                 if op == Op::Backward {
-                    result.weights.into_iter().for_each(|left| store.add_weight(left));
+                    result.weights.into_iter().for_each(|left| store.training.add_weight(left));
                 } else {
                     in_flight.weight_grads.insert(key, result.weights);
+                }
+                match (result.input, key.hop.0) {
+                    (Some(gradient), 0) => self.share_embedded_gradient(step, key.microbatch, gradient)?,
+                    (Some(gradient), hop) => {
+                        in_flight.gradients.insert(key.at(hop - 1), gradient);
+                    }
+                    (None, _) => {}
                 }
             }
             Op::BackwardWeight => {
                 let weights = in_flight.weight_grads.remove(&key).expect("invariant: I before W");
                 let store = self.stores.get_mut(&visit.stage).expect("invariant: the stage lies on its rank");
-                weights.into_iter().for_each(|left| store.add_weight(left));
+                weights.into_iter().for_each(|left| store.training.add_weight(left));
             }
             Op::SendActivation => {
                 let next = key.at(key.hop.0 + 1);
@@ -221,17 +271,13 @@ impl Player {
             }
             // Taken in while waiting.
             Op::RecvActivation | Op::RecvGradient => {}
-            Op::VocabForward | Op::VocabBackward | Op::EmbedForward | Op::EmbedBackward => {
-                let label = step.schedule.label(Action::Visit { op, key });
-                return Err(StageError::Unsupported { rank: self.endpoint.rank(), label });
-            }
         }
         Ok(())
     }
 
     /// Hands a visit's buffers to a peer, and books them to it at once: a message that waits is the receiver's, as the
     /// simulator has it.
-    fn send(&self, to: Rank, tag: Tag, buffers: Vec<Buffer>) -> Result<(), StageError> {
+    pub(crate) fn send(&self, to: Rank, tag: Tag, buffers: Vec<Buffer>) -> Result<(), StageError> {
         let _account = ledger::scope(to.0, Category::Buffers);
         for buffer in &buffers {
             match buffer {
@@ -248,11 +294,17 @@ impl Player {
             StageOp::OptimizerStep => {
                 let (_, adamw) = in_flight.update.expect("invariant: agreed before the permit");
                 self.stores.get_mut(&stage).expect("invariant: the stage lies on its rank").update(&adamw);
+                if std::mem::replace(&mut in_flight.shard, Updated::Already) == Updated::NotYet
+                    && let Some(shard) = &mut self.shard
+                {
+                    shard.training.update(&mut shard.parameters, &adamw);
+                }
             }
             // Summed while waiting.
             StageOp::ReduceGradients => {}
             // Weights are whole and in memory: nothing is sharded or streamed here.
             StageOp::Unshard | StageOp::Reshard | StageOp::LoadWeights | StageOp::EvictWeights => {}
+            StageOp::OptimisticStep | StageOp::PostValidate => unreachable!("refused before"),
         }
     }
 
@@ -272,14 +324,14 @@ impl Player {
             others.dedup();
             for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
                 for &other in &others {
-                    let values = into_vec(self.stores[&holder].gradients[parameter].clone());
+                    let values = into_vec(self.stores[&holder].training.gradients[parameter].clone());
                     self.endpoint.send(other, tag(holder), vec![Buffer::F32(values)])?;
                 }
             }
             let mut sum: Option<Tensor<1>> = None;
             for &(holder, place, parameter) in &tie.holders {
                 let term = if place == rank {
-                    self.stores[&holder].gradients[parameter].clone()
+                    self.stores[&holder].training.gradients[parameter].clone()
                 } else {
                     let pending = self.endpoint.receive(place, tag(holder));
                     let message = self.endpoint.wait(pending)?;
@@ -298,7 +350,7 @@ impl Player {
             let sum = sum.expect("invariant: a tie has holders");
             for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
                 let store = self.stores.get_mut(&holder).expect("invariant: the stage lies on its rank");
-                store.gradients[parameter] = sum.clone();
+                store.training.gradients[parameter] = sum.clone();
             }
         }
         Ok(())
@@ -307,6 +359,7 @@ impl Player {
     /// The norm, and the update all ranks make: every rank adds the same squares in the same order, so all clip alike.
     fn agree_on_update(&mut self, step: &Step) -> Result<(f64, AdamW), StageError> {
         let update = step.update.expect("invariant: a schedule with optimizer steps comes with an update");
+        self.sum_tied_rows(step)?;
         let norm = self.global_norm(step)?;
         if !norm.is_finite() {
             return Err(StageError::NotFinite { step: step.number, norm });
@@ -316,7 +369,7 @@ impl Player {
 
     /// Square root of the sum of squares of all gradients, each parameter once, added in rank order.
     fn global_norm(&mut self, step: &Step) -> Result<f64, StageError> {
-        let squares: Vec<f64> = self.stores.values().flat_map(Store::squares).collect();
+        let squares: Vec<f64> = self.training_states().flat_map(|state| state.squares()).collect();
         let steps = |list: &[Action]| {
             list.iter().any(|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }))
         };
@@ -328,9 +381,15 @@ impl Player {
             .filter(|(_, list)| steps(list))
             .map(|(rank, _)| Rank(rank))
             .collect();
-        let tag = Tag { epoch: 0, step: step.number, channel: Channel::Collective(0) };
+        let tag = Tag { epoch: 0, step: step.number, channel: meeting::NORM };
         let all = self.endpoint.all_gather(&group, tag, squares)?;
         Ok(all.into_iter().flatten().sum::<f64>().sqrt())
+    }
+
+    /// Of the stages in order, then of the shard.
+    fn training_states(&mut self) -> impl Iterator<Item = &mut TrainingState> {
+        let of_shard = self.shard.iter_mut().map(|shard| &mut shard.training);
+        self.stores.values_mut().map(|store| &mut store.training).chain(of_shard)
     }
 
     fn store(&self, stage: Stage) -> &Store {
@@ -345,10 +404,16 @@ enum Waits {
     AreWork,
 }
 
+/// Whether an action begins a training step, before which gradients are zero.
+fn is_trained(action: Action) -> bool {
+    matches!(action, Action::Visit { op: Op::Forward, .. } | Action::Shard { op: ShardOp::VocabBackward, .. })
+}
+
 /// What an action's allocations are booked to.
 fn category(action: Action) -> Category {
     match action {
         Action::Visit { op: Op::Forward | Op::Recompute, .. } => Category::Activations,
+        Action::Shard { op: ShardOp::VocabForward, .. } => Category::Logits,
         Action::Stage { op: StageOp::OptimizerStep, .. } => Category::Optimizer,
         _ => Category::Buffers,
     }

@@ -18,10 +18,19 @@ pub(crate) enum Saved {
     Input { rows: Rows, hidden: Option<Tensor<2>> },
 }
 
+impl Saved {
+    /// What was read.
+    pub fn rows(&self) -> &Rows {
+        match self {
+            Saved::Graph { rows, .. } | Saved::Input { rows, .. } => rows,
+        }
+    }
+}
+
 /// Where a graph ends.
 #[derive(Debug)]
 pub(crate) enum End {
-    /// In a residual stream whose gradient will arrive.
+    /// In a residual stream, or its norm, whose gradient will arrive.
     Hidden(Seed<2>),
     /// In log-probabilities whose gradient the objective gave.
     Loss { seed: Seed<1>, gradient: Tensor<1> },
@@ -32,6 +41,8 @@ pub(crate) enum End {
 pub(crate) enum Forwarded {
     /// The carry for the next visit.
     Carry(Carry),
+    /// The final norm's output, for the shards of the vocabulary.
+    Normalised(Carry),
     /// This visit's share of the step's loss.
     Loss(f64),
 }
@@ -65,6 +76,7 @@ pub(crate) fn forward(
 pub(crate) fn evaluate(store: &Store, rows: &Rows, hidden: Option<Tensor<2>>, objective: &Objective) -> Forwarded {
     match store.part.forward(rows, hidden, &mut Tape::Untracked) {
         Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden, rows: without_ids(rows) }),
+        Output::Normalised(hidden) => Forwarded::Normalised(Carry { hidden, rows: without_ids(rows) }),
         Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights).0),
     }
 }
@@ -87,19 +99,19 @@ pub(crate) fn backward_input(store: &mut Store, saved: Saved, gradient: Option<T
     let mut gradients = match (end, gradient) {
         (End::Hidden(seed), Some(gradient)) => seed.backward(gradient),
         (End::Loss { seed, gradient }, None) => seed.backward(gradient),
-        (End::Hidden(_), None) => panic!("a backward that ends in a residual stream needs its gradient"),
+        (End::Hidden(_), None) => panic!("a backward that does not end in the loss needs its gradient"),
         (End::Loss { .. }, Some(_)) => panic!("a backward from the loss takes no gradient"),
     };
     for (parameter, leaf) in &tracked.leaves {
         if let Some(gradient) = leaf.grad_remove(&mut gradients) {
-            store.add_leaf(*parameter, gradient);
+            store.training.add_leaf(*parameter, gradient);
         }
     }
     let source = tracked.source.as_ref().expect("invariant: a tracked forward has a source");
     let source = source.grad_remove(&mut gradients).expect("invariant: the input reaches the output");
     let input = match store.part.embedding() {
         Some(table) => {
-            store.add_embedding(table, &rows, source);
+            store.training.add_rows(table, rows.ids, source);
             None
         }
         None => Some(source),
@@ -115,6 +127,10 @@ fn track(store: &Store, rows: Rows, hidden: Option<Tensor<2>>, objective: &Objec
         Output::Hidden(y) => {
             let (seed, hidden) = Seed::new(y);
             (End::Hidden(seed), Forwarded::Carry(Carry { hidden, rows: without_ids(&rows) }))
+        }
+        Output::Normalised(y) => {
+            let (seed, hidden) = Seed::new(y);
+            (End::Hidden(seed), Forwarded::Normalised(Carry { hidden, rows: without_ids(&rows) }))
         }
         Output::LogProbability(y) => {
             let (seed, y) = Seed::new(y);

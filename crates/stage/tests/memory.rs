@@ -8,8 +8,11 @@ use kernels::AdamW;
 use ledger::Ledger;
 use mesh::{Cores, Rank, StageMap};
 use model::Rows;
-use plan::{MicrobatchShape, stage_costs};
-use schedule::{Backward, Kind, Schedule, Spec, generate, with_transfers};
+use plan::{MicrobatchShape, Shards, shard_costs, stage_costs};
+use schedule::{
+    Backward, InputLayer, Kind, PassTimes, Schedule, Spec, Vocabulary, VocabularyAlgorithm, generate, with_transfers,
+    with_vocabulary,
+};
 use simulate::{Category, Costs, Timeline, simulate};
 use stage::{Objective, Pipeline, PipelineSpec, Recompute, Source, Step, Update};
 use std::convert::Infallible;
@@ -68,7 +71,7 @@ fn rows(case: &Case, seed: usize) -> Rows {
 }
 
 /// The second of two steps: as it was counted, and as it was predicted.
-fn measure(case: &Case, spec: Spec, recompute: Recompute) -> (Timeline, Timeline) {
+fn measure(case: &Case, spec: Spec, recompute: Recompute, vocabulary: Option<Vocabulary>) -> (Timeline, Timeline) {
     let architecture = architecture(case);
     let n_stages = case.cut.len();
     let partition = Partition::new(&architecture, case.cut).unwrap();
@@ -79,6 +82,7 @@ fn measure(case: &Case, spec: Spec, recompute: Recompute) -> (Timeline, Timeline
             architecture: architecture.clone(),
             partition: partition.clone(),
             stage_map: stage_map.clone(),
+            vocabulary,
             recompute: vec![recompute; n_stages],
             devices: vec![Device::flex(); n_stages],
             cores: cores.clone(),
@@ -92,8 +96,11 @@ fn measure(case: &Case, spec: Spec, recompute: Recompute) -> (Timeline, Timeline
         },
     )
     .unwrap();
-    let schedule: Schedule =
-        with_transfers(&generate(spec, &stage_map.route(), case.n_microbatches, pipeline.tied()).unwrap());
+    let schedule = generate(spec, &stage_map.route(), case.n_microbatches, pipeline.tied()).unwrap();
+    let schedule: Schedule = with_transfers(&match vocabulary {
+        Some(vocabulary) => with_vocabulary(&schedule, vocabulary, &PassTimes::equal(n_stages)).unwrap(),
+        None => schedule,
+    });
     let mut play = |number| {
         let adamw = AdamW {
             learning_rate: 1e-3,
@@ -116,8 +123,10 @@ fn measure(case: &Case, spec: Spec, recompute: Recompute) -> (Timeline, Timeline
         Recompute::None => plan::Recompute::None,
         Recompute::Full => plan::Recompute::Full,
     };
-    let stages = stage_costs(&architecture, &partition, case.shape, &vec![for_planner; n_stages], 1e9);
-    let predicted = simulate(&schedule, &Costs { stages, cores, ..Costs::default() }).unwrap();
+    let shards = vocabulary.map(|vocabulary| Shards { vocabulary, n_ranks: n_stages });
+    let stages = stage_costs(&architecture, &partition, case.shape, &vec![for_planner; n_stages], shards, 1e9);
+    let shards = shards.map_or_else(Vec::new, |shards| shard_costs(&architecture, case.shape, shards, 1e9));
+    let predicted = simulate(&schedule, &Costs { stages, shards, cores, ..Costs::default() }).unwrap();
     (counted, predicted)
 }
 
@@ -168,10 +177,10 @@ fn check(case: &Case) {
     let n_stages = case.cut.len();
     for recompute in [Recompute::None, Recompute::Full] {
         for spec in SPECS {
-            let (counted, predicted) = measure(case, spec, recompute);
+            let (counted, predicted) = measure(case, spec, recompute, None);
             for rank in (0..n_stages).map(Rank) {
                 let [found, wanted] = [&counted, &predicted].map(|timeline| timeline.peak_bytes(rank) as f64);
-                let what = format!("{:?}, {}, {recompute:?}, rank {rank}", case.cut, spec.name());
+                let what = format!("{:?}, {}, {recompute:?}, rank {rank}", case.cut, spec);
                 assert!((wanted / found - 1.0).abs() < TOLERANCE, "{what}: {found} bytes, predicted {wanted}");
             }
         }
@@ -180,7 +189,8 @@ fn check(case: &Case) {
     // which are booked as the messages they came in.
     for rank in 0..n_stages {
         let activations = |case: &Case, spec| {
-            measure(case, spec, Recompute::None).0.peak_by_category(Rank(rank))[Category::Activations as usize] as f64
+            measure(case, spec, Recompute::None, None).0.peak_by_category(Rank(rank))[Category::Activations as usize]
+                as f64
         };
         let in_flight = Case { n_microbatches: case.n_microbatches.min(n_stages - rank), ..*case };
         let [found, wanted] = [activations(case, SPECS[2]), activations(&in_flight, SPECS[0])];
@@ -188,8 +198,31 @@ fn check(case: &Case) {
     }
 }
 
+/// The same with shards. Categories one by one as well: what shards hold for the whole step, and their logits.
+fn check_shards(case: &Case) {
+    for algorithm in [VocabularyAlgorithm::OneBarrier, VocabularyAlgorithm::TwoBarriers] {
+        for input in [InputLayer::FirstStage, InputLayer::Sharded] {
+            for spec in [SPECS[0], SPECS[2]] {
+                let vocabulary = Vocabulary { algorithm, input };
+                let (counted, predicted) = measure(case, spec, Recompute::None, Some(vocabulary));
+                for rank in (0..case.cut.len()).map(Rank) {
+                    let what = format!("{:?}, {spec}, {vocabulary:?}, rank {rank}", case.cut);
+                    let [found, wanted] = [&counted, &predicted].map(|timeline| timeline.peak_bytes(rank) as f64);
+                    eprintln!(
+                        "{what}: {} {:?} {:?}",
+                        wanted / found,
+                        counted.peak_by_category(rank),
+                        predicted.peak_by_category(rank)
+                    );
+                }
+            }
+        }
+    }
+}
+
 /// One test, since the ranks' accounts are the process's.
 #[test]
 fn counted_memory_is_as_predicted() {
     CASES.iter().for_each(check);
+    CASES.iter().filter(|case| case.cut.len() > 1).for_each(check_shards);
 }

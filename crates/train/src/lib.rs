@@ -13,7 +13,7 @@ mod trainer;
 
 pub use error::TrainError;
 pub use event::{Event, StepMetrics, ValidationMetrics};
-pub use run_plan::RunPlan;
+pub use run_plan::{RunPlan, matmul_gflops};
 pub use settings::{
     ActivationCheckpointing, BatchSettings, CheckpointSettings, DataSettings, LearningRate, ModelSource,
     OptimizerSettings, PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,

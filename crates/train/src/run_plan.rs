@@ -3,10 +3,10 @@
 use crate::{ActivationCheckpointing, Settings, TrainError};
 use architecture::Architecture;
 use burn::tensor::Device;
-use mesh::Cores;
-use plan::MicrobatchShape;
-use schedule::{Action, Op, Schedule, StageOp};
-use simulate::{Costs, Timeline};
+use mesh::{Cores, Route};
+use plan::{MicrobatchShape, Shards};
+use schedule::{Action, Op, PassTimes, Schedule, ShardOp, StageOp};
+use simulate::{Costs, ShardCost, StageCost, Timeline};
 use stage::{Pipeline, PipelineSpec, Recompute, Step, Update};
 use std::time::{Duration, Instant};
 
@@ -19,16 +19,27 @@ pub struct RunPlan {
     pub schedule: Schedule,
     /// What the prediction was made from.
     pub costs: Costs,
+    /// The machine's speed when the costs were measured, as [`matmul_gflops`] has it; `None` before.
+    pub calibrated_gflops: Option<f64>,
     /// One step, as predicted.
     pub predicted: Timeline,
 }
 
-/// Steps of the calibration that are not counted, and that are; a median of fewer is worth little.
-const UNCOUNTED_STEPS: u64 = 3;
-const COUNTED_STEPS: u64 = 7;
+/// Steps of the calibration that are not counted, and that are at most. A machine shared with others changes its speed
+/// every half second: a median over seconds is needed, and reached with steps of a tenth of a second.
+const UNCOUNTED_STEPS: usize = 3;
+const COUNTED_STEPS: usize = 25;
+
+/// How often a calibration is repeated on a machine that is not steady, and what counts as steady: the same as for the
+/// measurements that predictions are compared with.
+const CALIBRATIONS_MAX: usize = 3;
+const STEADY: f64 = 0.05;
+
+/// Products whose middle rate is the machine's speed; on two cores each takes about a tenth of a second.
+const SPEED_PRODUCTS: usize = 5;
 
 /// No calibration step is begun after this time.
-const CALIBRATION_BUDGET: Duration = Duration::from_secs(10);
+const CALIBRATION_BUDGET: Duration = Duration::from_secs(4);
 
 /// A stage that is silent for this long has failed: the slowest action of a model that fits a workstation's memory
 /// takes a few seconds.
@@ -44,9 +55,10 @@ impl RunPlan {
         let pipeline = &settings.pipeline;
         let stage_map = pipeline.stage_map.clone();
         let shape = shape(settings);
+        let shards = pipeline.vocabulary.map(|vocabulary| Shards { vocabulary, n_ranks: stage_map.n_ranks() });
         let partition = match pipeline.given_partition(architecture)? {
             Some(partition) => partition,
-            None => plan::partition(architecture, shape, stage_map.n_stages())?,
+            None => plan::partition(architecture, shape, stage_map.n_stages(), shards)?,
         };
         let n_cores = pipeline.cores.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
         let spec = PipelineSpec {
@@ -57,35 +69,94 @@ impl RunPlan {
             deadline: DEADLINE,
             partition,
             stage_map,
+            vocabulary: pipeline.vocabulary,
         };
         let tied = tied(&spec);
         let route = spec.stage_map.route();
-        let compute = schedule::generate(pipeline.schedule, &route, settings.batch.microbatches, &tied)?;
-        let schedule = schedule::with_transfers(&compute);
         let planned: Vec<plan::Recompute> = spec.recompute.iter().map(|&recompute| for_planner(recompute)).collect();
+        // From arithmetic and not from measurement, so that a run can be played again with the same bits.
+        let per_flop = plan::stage_costs(architecture, &spec.partition, shape, &planned, shards, 1.0);
+        let times = pass_times(&route, &per_flop);
+        let compute = schedule::generate_for(pipeline.schedule, &route, settings.batch.microbatches, &tied, &times)?;
+        let compute = match pipeline.vocabulary {
+            Some(vocabulary) => schedule::with_vocabulary(&compute, vocabulary, &times)?,
+            None => compute,
+        };
+        let schedule = schedule::with_transfers(&compute);
         // A rate so high that predicted times vanish: only the bytes are used until times are measured.
-        let stages = plan::stage_costs(architecture, &spec.partition, shape, &planned, f64::MAX);
-        let costs = Costs { stages, links: Vec::new(), cores: spec.cores.clone() };
+        let stages = plan::stage_costs(architecture, &spec.partition, shape, &planned, shards, f64::MAX);
+        let of_shards = |shards| plan::shard_costs(architecture, shape, shards, f64::MAX);
+        let shards = shards.map(of_shards).unwrap_or_default();
+        let costs = Costs { stages, shards, cores: spec.cores.clone(), ..Costs::default() };
         let predicted = predict(&schedule, &costs);
-        Ok(Self { spec, schedule, costs, predicted })
+        Ok(Self { spec, schedule, costs, calibrated_gflops: None, predicted })
     }
 
     /// Measures what the stages' actions take by playing steps of this plan on a pipeline of its own with drawn weights
     /// and rows, and predicts a step from the medians. The first steps are not counted: they touch fresh memory. Long
-    /// steps are played less often, at least twice.
+    /// steps are played less often, at least twice. When the machine's speed moved meanwhile by more than 5 %, the
+    /// measurement is repeated, at most [`CALIBRATIONS_MAX`] times in all.
     ///
     /// # Errors
     /// When a step fails.
     pub fn calibrate(&mut self, settings: &Settings) -> Result<(), TrainError> {
+        let mut pipeline = self.drawn_pipeline(settings)?;
+        let mut number = 0;
+        for _ in 0..CALIBRATIONS_MAX {
+            let before = matmul_gflops();
+            let measured = self.play_drawn(settings, &mut pipeline, &mut number)?;
+            let after = matmul_gflops();
+            self.use_times_of(&measured);
+            self.calibrated_gflops = Some((before + after) / 2.0);
+            if (after / before - 1.0).abs() <= STEADY {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Predicts a step for a machine that now has the speed `gflops`, as [`matmul_gflops`] measures it: all costs grow as
+    /// it falls. On a machine shared with others, speeds a few seconds apart differ by more than what is predicted.
+    pub fn expect_speed(&mut self, gflops: f64) {
+        let Some(calibrated) = self.calibrated_gflops.replace(gflops) else { return };
+        let factor = calibrated / gflops;
+        for cost in &mut self.costs.shards {
+            let ShardCost { forward_s, backward_s, embed_forward_s, embed_backward_s, .. } = cost;
+            [forward_s, backward_s, embed_forward_s, embed_backward_s].into_iter().for_each(|time| *time *= factor);
+        }
+        for cost in &mut self.costs.stages {
+            for time in [
+                &mut cost.forward_s,
+                &mut cost.backward_s,
+                &mut cost.backward_input_s,
+                &mut cost.backward_weight_s,
+                &mut cost.optimizer_s,
+            ] {
+                *time *= factor;
+            }
+        }
+        self.predicted = predict(&self.schedule, &self.costs);
+    }
+
+    fn drawn_pipeline(&self, settings: &Settings) -> Result<Pipeline, TrainError> {
         let architecture = &self.spec.architecture;
-        let mut pipeline = Pipeline::start(&self.spec, |weight, source| {
+        Pipeline::start(&self.spec, |weight, source| {
             Ok::<_, TrainError>(match source {
                 stage::Source::Value => model::draw(architecture, weight, settings.seed),
                 _ => vec![0.0; weight.n_elements()],
             })
-        })?;
+        })
+    }
+
+    /// Timelines of the counted steps.
+    fn play_drawn(
+        &self,
+        settings: &Settings,
+        pipeline: &mut Pipeline,
+        number: &mut u64,
+    ) -> Result<Vec<Timeline>, TrainError> {
         let rows_per_microbatch = settings.batch.rows / settings.batch.microbatches;
-        let (tokens, vocabulary) = (settings.data.sequence_length, architecture.vocab_size);
+        let (tokens, vocabulary) = (settings.data.sequence_length, self.spec.architecture.vocab_size);
         let microbatches: Vec<model::Rows> = (0..settings.batch.microbatches)
             .map(|microbatch| {
                 let n = rows_per_microbatch * tokens;
@@ -95,24 +166,25 @@ impl RunPlan {
             })
             .collect();
         let total_weight = (settings.batch.rows * tokens) as f64;
+        let uncounted = if *number == 0 { UNCOUNTED_STEPS } else { 0 };
         let mut timelines = Vec::new();
         let start = Instant::now();
-        for number in 1..=UNCOUNTED_STEPS + COUNTED_STEPS {
-            if number > 2 && start.elapsed() > CALIBRATION_BUDGET {
+        while timelines.len() < uncounted + COUNTED_STEPS {
+            if timelines.len() > 1 && start.elapsed() > CALIBRATION_BUDGET {
                 break;
             }
+            *number += 1;
             let report = pipeline.play(Step {
-                number,
+                number: *number,
                 schedule: self.schedule.clone(),
                 microbatches: microbatches.clone(),
                 objective: stage::Objective::NextToken { total_weight },
-                update: Some(Update { adamw: adamw(settings, number, 0.0), clip_norm: None }),
+                update: Some(Update { adamw: adamw(settings, *number, 0.0), clip_norm: None }),
             })?;
             timelines.push(report.timeline);
         }
-        let uncounted = (UNCOUNTED_STEPS as usize).min(timelines.len() - 1);
-        self.use_times_of(&timelines[uncounted..]);
-        Ok(())
+        timelines.drain(..uncounted.min(timelines.len() - 1));
+        Ok(timelines)
     }
 
     /// Takes the stages' times from measured steps of the same plan (medians), and predicts a step from them.
@@ -132,8 +204,24 @@ impl RunPlan {
             cost.backward_weight_s = of_op(Op::BackwardWeight);
             cost.optimizer_s = median(&|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }));
         }
+        for (rank, cost) in self.costs.shards.iter_mut().enumerate() {
+            let of_op = |wanted: ShardOp| {
+                let spans = measured.iter().flat_map(|timeline| &timeline.spans).filter(|span| span.rank.0 == rank);
+                let of_op = spans.filter(|span| matches!(span.action, Action::Shard { op, .. } if op == wanted));
+                median(of_op.map(|span| span.end_s - span.start_s).collect())
+            };
+            cost.forward_s = of_op(ShardOp::VocabForward);
+            cost.backward_s = of_op(ShardOp::VocabBackward);
+            cost.embed_forward_s = of_op(ShardOp::EmbedForward);
+            cost.embed_backward_s = of_op(ShardOp::EmbedBackward);
+        }
         self.predicted = predict(&self.schedule, &self.costs);
     }
+}
+
+/// The machine's speed at this moment: the middle rate of a few large matrix products on all cores, in GFLOP/s.
+pub fn matmul_gflops() -> f64 {
+    median(kernels::matmul_rates(SPEED_PRODUCTS))
 }
 
 /// AdamW's numbers for a step.
@@ -147,6 +235,23 @@ pub(crate) fn adamw(settings: &Settings, step: u64, learning_rate: f64) -> kerne
         weight_decay: optimizer.weight_decay,
         gradient_scale: 1.0,
         step,
+    }
+}
+
+/// The passes of a route's hops, in seconds of their costs; messages take no time.
+fn pass_times(route: &Route, stages: &[StageCost]) -> PassTimes {
+    let of_hops = |value: &dyn Fn(&StageCost) -> f64| -> Vec<f64> {
+        route.visits().iter().map(|visit| value(&stages[visit.stage.0])).collect()
+    };
+    PassTimes {
+        forward: of_hops(&|cost| cost.forward_s),
+        backward_input: of_hops(&|cost| cost.backward_input_s + cost.recompute_s),
+        backward_weight: of_hops(&|cost| cost.backward_weight_s),
+        message: 0.0,
+        activation: of_hops(&|cost| (cost.activation_bytes + cost.logit_bytes) as f64),
+        // A stage that recomputes keeps more for its weight pass than its forward kept; generators take the part as part.
+        kept_for_weight: of_hops(&|cost| cost.weight_grad_bytes.min(cost.activation_bytes) as f64),
+        memory_limit: None,
     }
 }
 

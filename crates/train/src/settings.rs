@@ -85,6 +85,8 @@ pub struct PipelineSettings {
     pub stage_map: StageMap,
     /// Which schedule, and how backward is played.
     pub schedule: schedule::Spec,
+    /// How the vocabulary is sharded over all ranks; `None` leaves the head and the embedding whole on their stages.
+    pub vocabulary: Option<schedule::Vocabulary>,
     /// Activation checkpointing of each stage.
     pub checkpointing: Vec<ActivationCheckpointing>,
     /// Device of each rank: `cpu`.

@@ -101,6 +101,11 @@ impl Trainer {
         &self.plan
     }
 
+    /// Predicts steps anew for a machine of this speed, see [`RunPlan::expect_speed`].
+    pub fn expect_speed(&mut self, gflops: f64) {
+        self.plan.expect_speed(gflops);
+    }
+
     /// The text.
     pub fn corpus(&self) -> &Corpus {
         &self.corpus
@@ -127,7 +132,7 @@ impl Trainer {
     }
 
     /// How many timelines are kept: enough for a median, few enough for a report.
-    pub const TIMELINES_MAX: usize = 9;
+    pub const TIMELINES_MAX: usize = 25;
 
     /// Trains until the last step, or until `interrupted` is raised: then the step under way is finished and saved.
     /// `peak_flops` is the machine's measured matrix-product rate per second, for the share of it in the metrics.
@@ -214,7 +219,9 @@ impl Trainer {
         let start = Instant::now();
         let (per_step, count) = (self.settings.batch.rows, self.settings.batch.microbatches);
         let rows = self.validation.rows().min((rows_max / per_step).max(1).saturating_mul(per_step));
-        let schedule = schedule::with_transfers(&schedule::forward_only(&self.plan.spec.stage_map.route(), count)?);
+        let spec = &self.plan.spec;
+        let schedule = schedule::forward_only_for(&spec.stage_map.route(), count, spec.vocabulary)?;
+        let schedule = schedule::with_transfers(&schedule);
         let (mut loss, mut weight) = (0.0, 0.0);
         for first in (0..rows).step_by(per_step) {
             if interrupted.load(Ordering::Relaxed) {

@@ -50,6 +50,7 @@ fn settings(text: &Path, n_stages: usize) -> Settings {
             partition: None,
             stage_map: StageMap::one_per_rank(n_stages),
             schedule: Spec { kind: Kind::OneFOneB, backward: Backward::Split },
+            vocabulary: None,
             checkpointing: vec![ActivationCheckpointing::None; n_stages],
             devices: vec!["cpu".into(); n_stages],
             cores: Some(2),

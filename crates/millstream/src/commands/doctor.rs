@@ -1,6 +1,5 @@
 //! `millstream doctor`.
 
-use crate::peak::{self, MatmulPeak};
 use crate::report::Machine;
 use crate::{Outcome, units};
 use serde::Serialize;
@@ -25,8 +24,15 @@ struct Diagnosis {
     backends: [Backend; 2],
     /// Of the disk that holds the current folder; absent when no disk is known to.
     free_disk_bytes: Option<u64>,
-    matmul_peak: MatmulPeak,
+    matmul_peak: Peak,
     memory_gbytes_per_s: f64,
+}
+
+/// Of [`kernels::MatmulPeak`], in GFLOP/s.
+#[derive(Serialize)]
+struct Peak {
+    one_thread_gflops: f64,
+    all_cores_gflops: f64,
 }
 
 #[derive(Serialize)]
@@ -49,6 +55,7 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
     system.refresh_memory();
     let here = std::env::current_dir()?;
     let disks = Disks::new_with_refreshed_list()?;
+    let peak = kernels::matmul_peak(Duration::from_secs(2));
     let disk = disks.iter().filter(|disk| here.starts_with(disk.mount_point()));
     let disk = disk.max_by_key(|disk| disk.mount_point().components().count());
     Ok(Diagnosis {
@@ -61,8 +68,8 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
             Backend { device: "cuda", available: false, why: "not part of this build" },
         ],
         free_disk_bytes: disk.map(sysinfo::Disk::available_space),
-        matmul_peak: peak::matmul_peak(Duration::from_secs(2)),
-        memory_gbytes_per_s: peak::memory_gbytes_per_s(Duration::from_secs(1)),
+        matmul_peak: Peak { one_thread_gflops: peak.one_thread_gflops, all_cores_gflops: peak.all_cores_gflops },
+        memory_gbytes_per_s: kernels::memory_gbytes_per_s(Duration::from_secs(1)),
     })
 }
 

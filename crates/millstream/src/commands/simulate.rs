@@ -1,11 +1,14 @@
 //! `millstream simulate`.
 
+use super::setting::{SettingArgs, option};
+use super::table;
 use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::report::{TimelineFile, Timelines, trace};
 use crate::simulation_file::Simulation;
 use crate::{Outcome, simulation_file, units};
 use mesh::Rank;
+use schedule::pytorch;
 use serde::Serialize;
 use simulate::{Timeline, bubbles, idle_fraction};
 use std::path::PathBuf;
@@ -13,8 +16,17 @@ use std::path::PathBuf;
 /// What to play and how to show it.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Schedule and costs (TOML, see docs/simulate.md).
-    file: PathBuf,
+    #[command(flatten)]
+    setting: SettingArgs,
+    /// The schedule: a name that `millstream schedules` lists, or a CSV file of PyTorch's pipelines.
+    #[arg(long, value_name = "NAME|FILE.csv")]
+    schedule: Option<String>,
+    /// Who works on the vocabulary: none, in-backward, one-barrier, two-barriers or interlaced.
+    #[arg(long, value_name = "HOW")]
+    vocabulary: Option<String>,
+    /// Who looks tokens up when the vocabulary is sharded: first-stage or sharded.
+    #[arg(long, value_name = "WHO")]
+    embedding: Option<String>,
     /// Print numbers as JSON instead of a picture.
     #[arg(long)]
     json: bool,
@@ -24,14 +36,24 @@ pub struct Args {
     /// Write a trace for Perfetto or Chrome.
     #[arg(long, value_name = "OUT.json")]
     perfetto: Option<PathBuf>,
+    /// Write the schedule for PyTorch's pipelines, compute actions only (its format `compute_only`).
+    #[arg(long, value_name = "OUT.csv")]
+    csv: Option<PathBuf>,
+    /// Write the schedule for PyTorch's pipelines with its communication (`compute_comms`).
+    #[arg(long, value_name = "OUT.csv")]
+    csv_with_communication: Option<PathBuf>,
     /// Columns of the printed picture.
     #[arg(long, value_name = "N", default_value_t = 120)]
     width: usize,
 }
 
-/// Plays the file's schedule and prints where the time goes.
+/// Plays a schedule and prints where the time goes.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let simulation = simulation_file::read(&args.file).map_err(users)?;
+    let mut request = args.setting.request();
+    request.options.extend(option("--schedule", "schedule", args.schedule));
+    request.options.extend(option("--vocabulary", "vocabulary", args.vocabulary));
+    request.options.extend(option("--embedding", "embedding", args.embedding));
+    let simulation = simulation_file::simulation(&request).map_err(users)?;
     let timeline = simulate::simulate(&simulation.schedule, &simulation.costs).map_err(users)?;
     if let Some(path) = &args.svg {
         write(path, &simulate::svg(&timeline, &simulation.schedule.name))?;
@@ -39,6 +61,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if let Some(path) = &args.perfetto {
         let timelines = Timelines { predicted: Some(TimelineFile::from(&timeline)), measured: None };
         write(path, &trace(&timelines)?)?;
+    }
+    if let Some(path) = &args.csv {
+        write(path, &pytorch::Table::compute_only(&simulation.schedule).map_err(users)?.to_string())?;
+    }
+    if let Some(path) = &args.csv_with_communication {
+        write(path, &pytorch::Table::compute_comms(&simulation.schedule).map_err(users)?.to_string())?;
     }
     let figures = Figures::of(&simulation, &timeline);
     let text = if args.json {
@@ -76,12 +104,15 @@ struct RankFigures {
     communication_s: f64,
     permit_s: f64,
     idle_s: f64,
+    /// Peak of the activations, in microbatches of a rank's equal part of the model.
+    peak_activations: f64,
     peak_bytes: u64,
 }
 
 impl Figures {
     fn of(simulation: &Simulation, timeline: &Timeline) -> Self {
         let all = bubbles(timeline);
+        let activations = simulation.peak_activations();
         let ranks = all.iter().enumerate().map(|(rank, bubble)| RankFigures {
             rank,
             stages: simulation.stage_map.stages_on(Rank(rank)).into_iter().map(|stage| stage.0).collect(),
@@ -92,6 +123,7 @@ impl Figures {
             communication_s: bubble.communication_s,
             permit_s: bubble.permit_s,
             idle_s: bubble.idle_s(),
+            peak_activations: activations[rank],
             peak_bytes: timeline.peak_bytes(Rank(rank)),
         });
         Self {
@@ -103,11 +135,13 @@ impl Figures {
     }
 
     fn table(&self) -> String {
-        let head = ["", "stages", "computing", "before", "after", "waits", "messages", "cores", "peak"];
+        let with_bytes = self.ranks.iter().any(|rank| rank.peak_bytes > 0);
+        let mut head = vec!["", "stages", "computing", "before", "after", "waits", "messages", "cores", "memory"];
+        head.extend(with_bytes.then_some("peak"));
         let ranks = self.ranks.iter().map(|rank| {
             let stages: Vec<String> = rank.stages.iter().map(usize::to_string).collect();
             let share = |s: f64| units::percent(s / self.makespan_s.max(f64::MIN_POSITIVE));
-            [
+            let mut row = vec![
                 format!("rank {}", rank.rank),
                 stages.join(" "),
                 share(rank.compute_s),
@@ -116,17 +150,14 @@ impl Figures {
                 share(rank.dependency_s),
                 share(rank.communication_s),
                 share(rank.permit_s),
-                units::bytes(rank.peak_bytes),
-            ]
+                format!("{:.2}", rank.peak_activations),
+            ];
+            row.extend(with_bytes.then(|| units::bytes(rank.peak_bytes)));
+            row
         });
-        let rows: Vec<[String; 9]> = std::iter::once(head.map(str::to_owned)).chain(ranks).collect();
-        let widths: [usize; 9] =
-            std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
-        let line = |row: &[String; 9]| {
-            let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:>width$}")).collect();
-            format!("{}\n", cells.join("  "))
-        };
+        let rows: Vec<Vec<String>> =
+            std::iter::once(head.into_iter().map(str::to_owned).collect()).chain(ranks).collect();
         let whole = format!("step {}, bubble {}\n\n", units::seconds(self.makespan_s), units::percent(self.bubble));
-        whole + &rows.iter().map(line).collect::<String>()
+        whole + &table::aligned(&rows, 1).join("\n") + "\n"
     }
 }

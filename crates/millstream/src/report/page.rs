@@ -2,7 +2,7 @@
 
 use super::bars::Bar;
 use super::files::RunFiles;
-use super::{ByCategory, Machine, ModelSummary, Status, StepSummary, Summary, charts};
+use super::{ByCategory, Machine, ModelSummary, SpeedSummary, Status, StepSummary, Summary, charts};
 use crate::units;
 use mesh::Rank;
 use minijinja::{Environment, Value};
@@ -385,7 +385,10 @@ fn machine(summary: &Summary) -> Vec<(&'static str, String)> {
         rows.push(("System", system.clone()));
     }
     if let Some(gflops) = summary.matmul_gflops {
-        rows.push(("Matrix products, f32", format!("{gflops:.0} GFLOP/s")));
+        rows.push(("Matrix products, f32", format!("{gflops:.0} GFLOP/s at most")));
+    }
+    if let Some(SpeedSummary { before_gflops, after_gflops }) = summary.speed {
+        rows.push(("Their speed before and after", format!("{before_gflops:.0} and {after_gflops:.0} GFLOP/s")));
     }
     if let Some(cores) = summary.cores {
         rows.push(("Cores used", cores.to_string()));

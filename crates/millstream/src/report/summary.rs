@@ -48,8 +48,20 @@ pub struct Summary {
     pub machine: Option<Machine>,
     /// The machine's measured peak of f32 matrix products, in GFLOP/s.
     pub matmul_gflops: Option<f64>,
+    /// The machine's speed around the run.
+    pub speed: Option<SpeedSummary>,
     /// Wall time of the whole run, in seconds.
     pub wall_s: Option<f64>,
+}
+
+/// The middle rate of a few matrix products, in GFLOP/s: a machine that is shared or warm does not keep its speed, and a
+/// prediction holds for that before the run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SpeedSummary {
+    /// Before the first step.
+    pub before_gflops: f64,
+    /// After the last.
+    pub after_gflops: f64,
 }
 
 /// How a run ended.
@@ -96,7 +108,7 @@ pub struct StageSummary {
 /// A step in a few numbers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StepSummary {
-    /// Wall time, in seconds; the median when measured.
+    /// Wall time, in seconds; when measured, that of the middle one of the last 25 steps.
     pub step_s: f64,
     /// Share of rank-seconds in which ranks did not compute, in [0, 1].
     pub bubble: f64,

@@ -33,6 +33,7 @@ fn timeline(backward: Backward, slower: f64) -> Timeline {
         stages: (0..4).map(stage).collect(),
         links: (0..3).flat_map(|rank| [link(rank, rank + 1), link(rank + 1, rank)]).collect(),
         cores: vec![Cores { ranks: (0..4).map(Rank).collect(), permits: 3, threads: 1 }],
+        ..Costs::default()
     };
     let spec = Spec { kind: Kind::OneFOneB, backward };
     let schedule = generate(spec, &StageMap::one_per_rank(4).route(), 7, &[]).unwrap();
@@ -111,6 +112,7 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
             memory_bytes: 8_000_000_000,
         }),
         matmul_gflops: Some(97.4),
+        speed: Some(SpeedSummary { before_gflops: 90.0, after_gflops: 72.0 }),
         wall_s: Some(131.0),
     }
 }

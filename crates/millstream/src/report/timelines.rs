@@ -5,9 +5,9 @@ use super::files::TIMELINES;
 use crate::out_folder::write_whole;
 use anyhow::{Context, bail};
 use mesh::{Hop, Key, Microbatch, Rank, Segment, Stage};
-use schedule::{Action, Op, StageOp};
+use schedule::{Action, Meeting, Op, ShardOp, StageOp};
 use serde::{Deserialize, Serialize};
-use simulate::{MemorySample, Span, Timeline};
+use simulate::{MeetingSpan, MemorySample, Span, Timeline};
 use std::path::Path;
 
 /// The timelines of one step.
@@ -24,6 +24,8 @@ pub struct Timelines {
 pub struct TimelineFile {
     n_ranks: usize,
     spans: Vec<SpanRecord>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    meetings: Vec<MeetingRecord>,
     memory: Vec<MemoryRecord>,
 }
 
@@ -33,11 +35,14 @@ struct SpanRecord {
     rank: usize,
     stage: usize,
     label: String,
-    /// The letters of [`Op`] and [`StageOp`].
+    /// The letters of [`Op`], [`ShardOp`] and [`StageOp`].
     op: String,
-    /// Absent for work on a whole stage.
+    /// Absent for work on a vocabulary shard or a whole stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     visit: Option<VisitRecord>,
+    /// The microbatch of work on a vocabulary shard.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    shard: Option<usize>,
     asked_s: f64,
     start_s: f64,
     end_s: f64,
@@ -49,6 +54,29 @@ struct VisitRecord {
     microbatch: usize,
     hop: usize,
     segment: usize,
+}
+
+/// A [`MeetingSpan`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct MeetingRecord {
+    meeting: MeetingName,
+    /// For a partial norm the last rank in it; 0 for the norm, which is of all.
+    microbatch: usize,
+    start_s: f64,
+    end_s: f64,
+}
+
+/// A [`Meeting`].
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum MeetingName {
+    Hidden,
+    Softmax,
+    HiddenGradient,
+    Embedded,
+    EmbeddedGradient,
+    PartialNorm,
+    Norm,
 }
 
 /// A [`MemorySample`].
@@ -72,12 +100,13 @@ impl Timelines {
 impl From<&Timeline> for TimelineFile {
     fn from(timeline: &Timeline) -> Self {
         let spans = timeline.spans.iter().map(|span| {
-            let (op, visit) = match span.action {
+            let (op, visit, shard) = match span.action {
                 Action::Visit { op, key: Key { microbatch, hop, segment } } => {
                     let visit = VisitRecord { microbatch: microbatch.0, hop: hop.0, segment: segment.0 };
-                    (op.to_string(), Some(visit))
+                    (op.to_string(), Some(visit), None)
                 }
-                Action::Stage { op, .. } => (op.to_string(), None),
+                Action::Shard { op, microbatch } => (op.to_string(), None, Some(microbatch.0)),
+                Action::Stage { op, .. } => (op.to_string(), None, None),
             };
             SpanRecord {
                 rank: span.rank.0,
@@ -85,6 +114,7 @@ impl From<&Timeline> for TimelineFile {
                 label: span.label.clone(),
                 op,
                 visit,
+                shard,
                 asked_s: span.asked_s,
                 start_s: span.start_s,
                 end_s: span.end_s,
@@ -95,7 +125,24 @@ impl From<&Timeline> for TimelineFile {
             at_s: sample.at_s,
             bytes: sample.bytes.into(),
         });
-        Self { n_ranks: timeline.n_ranks, spans: spans.collect(), memory: memory.collect() }
+        let meetings = timeline.meetings.iter().map(|&MeetingSpan { meeting, start_s, end_s }| {
+            let (meeting, microbatch) = match meeting {
+                Meeting::Hidden(microbatch) => (MeetingName::Hidden, microbatch.0),
+                Meeting::Softmax(microbatch) => (MeetingName::Softmax, microbatch.0),
+                Meeting::HiddenGradient(microbatch) => (MeetingName::HiddenGradient, microbatch.0),
+                Meeting::Embedded(microbatch) => (MeetingName::Embedded, microbatch.0),
+                Meeting::EmbeddedGradient(microbatch) => (MeetingName::EmbeddedGradient, microbatch.0),
+                Meeting::PartialNorm(rank) => (MeetingName::PartialNorm, rank.0),
+                Meeting::Norm => (MeetingName::Norm, 0),
+            };
+            MeetingRecord { meeting, microbatch, start_s, end_s }
+        });
+        Self {
+            n_ranks: timeline.n_ranks,
+            spans: spans.collect(),
+            meetings: meetings.collect(),
+            memory: memory.collect(),
+        }
     }
 }
 
@@ -110,12 +157,13 @@ impl TryFrom<&TimelineFile> for Timeline {
             false => bail!("a timeline of {} ranks names rank {rank}", file.n_ranks),
         };
         let span = |span: &SpanRecord| -> anyhow::Result<Span> {
-            let action = match &span.visit {
-                Some(VisitRecord { microbatch, hop, segment }) => Action::Visit {
+            let action = match (&span.visit, span.shard) {
+                (Some(VisitRecord { microbatch, hop, segment }), _) => Action::Visit {
                     op: named(&OPS, &span.op)?,
                     key: Key { microbatch: Microbatch(*microbatch), hop: Hop(*hop), segment: Segment(*segment) },
                 },
-                None => Action::Stage { op: named(&STAGE_OPS, &span.op)?, stage: Stage(span.stage) },
+                (None, Some(microbatch)) => Action::shard(named(&SHARD_OPS, &span.op)?, microbatch),
+                (None, None) => Action::Stage { op: named(&STAGE_OPS, &span.op)?, stage: Stage(span.stage) },
             };
             Ok(Span {
                 rank: rank(span.rank)?,
@@ -130,38 +178,53 @@ impl TryFrom<&TimelineFile> for Timeline {
         let sample = |sample: &MemoryRecord| -> anyhow::Result<MemorySample> {
             Ok(MemorySample { rank: rank(sample.rank)?, at_s: sample.at_s, bytes: sample.bytes.bytes() })
         };
+        let meeting = |record: &MeetingRecord| {
+            let microbatch = Microbatch(record.microbatch);
+            let meeting = match record.meeting {
+                MeetingName::Hidden => Meeting::Hidden(microbatch),
+                MeetingName::Softmax => Meeting::Softmax(microbatch),
+                MeetingName::HiddenGradient => Meeting::HiddenGradient(microbatch),
+                MeetingName::Embedded => Meeting::Embedded(microbatch),
+                MeetingName::EmbeddedGradient => Meeting::EmbeddedGradient(microbatch),
+                MeetingName::PartialNorm => Meeting::PartialNorm(Rank(record.microbatch)),
+                MeetingName::Norm => Meeting::Norm,
+            };
+            MeetingSpan { meeting, start_s: record.start_s, end_s: record.end_s }
+        };
         Ok(Timeline {
             n_ranks: file.n_ranks,
             spans: file.spans.iter().map(span).collect::<anyhow::Result<_>>()?,
+            meetings: file.meetings.iter().map(meeting).collect(),
             memory: file.memory.iter().map(sample).collect::<anyhow::Result<_>>()?,
         })
     }
 }
 
-const OPS: [Op; 14] = [
+const OPS: [Op; 10] = [
     Op::Forward,
     Op::BackwardInput,
     Op::BackwardWeight,
     Op::Backward,
     Op::Recompute,
     Op::ForwardNoGrad,
-    Op::VocabForward,
-    Op::VocabBackward,
-    Op::EmbedForward,
-    Op::EmbedBackward,
     Op::SendActivation,
     Op::RecvActivation,
     Op::SendGradient,
     Op::RecvGradient,
 ];
 
-const STAGE_OPS: [StageOp; 6] = [
+const SHARD_OPS: [ShardOp; 4] =
+    [ShardOp::VocabForward, ShardOp::VocabBackward, ShardOp::EmbedForward, ShardOp::EmbedBackward];
+
+const STAGE_OPS: [StageOp; 8] = [
     StageOp::Unshard,
     StageOp::Reshard,
     StageOp::ReduceGradients,
     StageOp::LoadWeights,
     StageOp::EvictWeights,
     StageOp::OptimizerStep,
+    StageOp::OptimisticStep,
+    StageOp::PostValidate,
 ];
 
 /// The operation that prints as `letters`.

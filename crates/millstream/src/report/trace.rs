@@ -42,10 +42,14 @@ fn add(events: &mut Vec<Value>, process: usize, name: &str, timeline: &Timeline)
 fn add_span(events: &mut Vec<Value>, process: usize, i: usize, span: &Span) {
     let (rank, label) = (span.rank.0, &span.label);
     let mut args = json!({ "stage": span.stage.0 });
-    if let Action::Visit { key, .. } = span.action {
-        args["microbatch"] = key.microbatch.0.into();
-        args["hop"] = key.hop.0.into();
-        args["segment"] = key.segment.0.into();
+    match span.action {
+        Action::Visit { key, .. } => {
+            args["microbatch"] = key.microbatch.0.into();
+            args["hop"] = key.hop.0.into();
+            args["segment"] = key.segment.0.into();
+        }
+        Action::Shard { microbatch, .. } => args["microbatch"] = microbatch.0.into(),
+        Action::Stage { .. } => {}
     }
     if let Action::Visit { op: Op::SendActivation | Op::SendGradient, .. } = span.action {
         // Messages overlap what the rank plays meanwhile, which slices of one thread must not.

@@ -3,15 +3,34 @@
 use crate::toml_file::{Node, Parsed, Reader, Value, Wrong, choice, list, or_word, whole};
 use architecture::{Architecture, Partition};
 use mesh::{Grid, Rank, StageMap};
-use schedule::{Backward, Kind, Spec};
+use schedule::{Backward, InputLayer, Kind, Placement, Spec, Vocabulary, VocabularyAlgorithm};
 use train::{ActivationCheckpointing, PipelineSettings};
 
 /// Names of the schedules in run files.
-pub const SCHEDULES: &[(&str, Kind)] = &[("1f1b", Kind::OneFOneB), ("gpipe", Kind::Gpipe)];
+pub const SCHEDULES: &[(&str, Kind)] = &{
+    let mut names = [("", Kind::Gpipe); Kind::ALL.len()];
+    let mut i = 0;
+    while i < names.len() {
+        names[i] = (Kind::ALL[i].id(), Kind::ALL[i]);
+        i += 1;
+    }
+    names
+};
 /// Names of the ways backward is played.
 pub const BACKWARDS: &[(&str, Backward)] = &[("fused", Backward::Fused), ("split", Backward::Split)];
-/// The word for ranks in the order of the stages.
-pub const ONE_PER_STAGE: &str = "one per stage";
+/// Names of the ways the head is sharded over the ranks.
+pub const VOCABULARIES: &[(&str, Option<VocabularyAlgorithm>)] = &[
+    ("whole", None),
+    ("one-barrier", Some(VocabularyAlgorithm::OneBarrier)),
+    ("two-barriers", Some(VocabularyAlgorithm::TwoBarriers)),
+];
+/// Names of the places of the embedding when the head is sharded.
+pub const EMBEDDINGS: &[(&str, InputLayer)] =
+    &[("first-stage", InputLayer::FirstStage), ("sharded", InputLayer::Sharded)];
+/// The word for the ranks that the schedule's placement asks for.
+pub const BY_SCHEDULE: &str = "by schedule";
+/// Stages on a rank when the schedule loops over ranks and nothing is said.
+const STAGES_PER_RANK: usize = 2;
 /// Names of what a stage keeps.
 pub const RECOMPUTES: &[(&str, ActivationCheckpointing)] =
     &[("none", ActivationCheckpointing::None), ("full", ActivationCheckpointing::Full)];
@@ -19,9 +38,12 @@ pub const RECOMPUTES: &[(&str, ActivationCheckpointing)] =
 pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) -> Option<PipelineSettings> {
     let n_stages = section.or("stages", 1, whole(1));
     let cut = section.or("cut", None, or_word("balanced", list(whole(1))));
-    let ranks = section.or("ranks", None, or_word(ONE_PER_STAGE, list(whole(0))));
+    let ranks = section.or("ranks", None, or_word(BY_SCHEDULE, list(whole(0))));
+    let n_per_rank = section.or("stages_per_rank", STAGES_PER_RANK, whole(1));
     let kind = section.or("schedule", Kind::OneFOneB, choice(SCHEDULES));
     let backward = section.or("backward", Backward::Fused, choice(BACKWARDS));
+    let algorithm = section.or("vocabulary", None, choice(VOCABULARIES));
+    let input = section.or("embedding", InputLayer::FirstStage, choice(EMBEDDINGS));
     let recompute =
         section.or("recompute", Each::Same(ActivationCheckpointing::None), same_or_each(choice(RECOMPUTES)));
     let devices = section.or("devices", Each::Same("cpu".to_owned()), same_or_each(device));
@@ -53,7 +75,21 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
             section.refuse("cut", "", &wanted, &way_out);
         }
     }
-    let ranks: Vec<usize> = ranks?.unwrap_or_else(|| (0..n_stages).collect());
+    let (kind, n_per_rank) = (kind?, n_per_rank?);
+    let ranks: Vec<usize> = match ranks? {
+        Some(ranks) => ranks,
+        None => match kind.placement().ranks(n_stages, n_per_rank) {
+            Some(ranks) => ranks,
+            None => {
+                let wanted = match kind.placement() {
+                    Placement::V => format!("{kind} puts two stages on each rank"),
+                    _ => format!("{kind} puts {n_per_rank} stages on each rank (`stages_per_rank`)"),
+                };
+                section.refuse("stages", "1", &wanted, "use a multiple of that");
+                return None;
+            }
+        },
+    };
     if ranks.len() != n_stages {
         let wanted = format!("must have one rank for each stage, {n_stages} in all, not {}", ranks.len());
         section.refuse("ranks", "", &wanted, "change `ranks` or `stages`");
@@ -74,11 +110,16 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         let wanted = format!("must have one word for each stage, {n_stages} in all, not {}", checkpointing.len());
         section.refuse("recompute", "", &wanted, "change it or write one word for all");
     }
+    let (algorithm, input) = (algorithm?, input?);
+    if algorithm.is_none() && input == InputLayer::Sharded {
+        section.refuse("embedding", "", "the embedding is sharded together with the head only", "set `vocabulary` too");
+    }
     let grids = ranks.iter().map(|&rank| Grid::single(Rank(rank))).collect();
     Some(PipelineSettings {
         partition,
         stage_map: StageMap::new(grids).expect("invariant: at least one stage"),
-        schedule: Spec { kind: kind?, backward: backward? },
+        schedule: Spec { kind, backward: backward? },
+        vocabulary: algorithm.map(|algorithm| Vocabulary { algorithm, input }),
         checkpointing,
         devices,
         cores: cores?,

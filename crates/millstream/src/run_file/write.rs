@@ -1,8 +1,9 @@
 //! Settings as a complete run file.
 
-use super::pipeline::{BACKWARDS, ONE_PER_STAGE, RECOMPUTES, SCHEDULES};
+use super::pipeline::{BACKWARDS, BY_SCHEDULE, EMBEDDINGS, RECOMPUTES, SCHEDULES, VOCABULARIES};
 use architecture::{Architecture, RopeScaling};
 use mesh::Stage;
+use schedule::{InputLayer, Placement};
 use std::fmt::{Display, Write};
 use std::path::Path;
 use train::{LearningRate, ModelSource, Settings, TokenizerSource};
@@ -94,10 +95,20 @@ fn pipeline(file: &mut File, settings: &Settings) {
         None => file.key("cut", "\"balanced\""),
     }
     let ranks: Vec<_> = (0..n_stages).map(|stage| pipeline.stage_map.grid(Stage(stage)).ranks[0]).collect();
-    let in_order = ranks.iter().enumerate().all(|(stage, rank)| rank.0 == stage);
-    file.key("ranks", if in_order { quoted(ONE_PER_STAGE) } else { list(ranks) });
+    let n_ranks = pipeline.stage_map.n_ranks();
+    let n_per_rank = if n_stages.is_multiple_of(n_ranks) { n_stages / n_ranks } else { 1 };
+    let placed = pipeline.schedule.kind.placement().ranks(n_stages, n_per_rank);
+    let is_placed = placed.is_some_and(|placed| ranks.iter().map(|rank| rank.0).eq(placed));
+    file.key("ranks", if is_placed { quoted(BY_SCHEDULE) } else { list(ranks) });
+    if pipeline.schedule.kind.placement() == Placement::Looped {
+        file.key("stages_per_rank", n_per_rank);
+    }
     file.key("schedule", word(SCHEDULES, pipeline.schedule.kind));
     file.key("backward", word(BACKWARDS, pipeline.schedule.backward));
+    let vocabulary = pipeline.vocabulary;
+    file.key("vocabulary", word(VOCABULARIES, vocabulary.map(|vocabulary| vocabulary.algorithm)));
+    let input = vocabulary.map_or(InputLayer::FirstStage, |vocabulary| vocabulary.input);
+    file.key("embedding", word(EMBEDDINGS, input));
     file.key("recompute", same_or_each(&pipeline.checkpointing, |&kept| word(RECOMPUTES, kept)));
     file.key("devices", same_or_each(&pipeline.devices, |device| quoted(device)));
     file.key("cores", or_word(pipeline.cores, "all"));

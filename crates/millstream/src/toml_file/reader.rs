@@ -75,6 +75,30 @@ impl<'a> Reader<'a> {
         Reader { section, path, place, problems: self.problems, known: RefCell::default() }
     }
 
+    /// The tables of the list `[[key]]`, `None` for what is none, which is reported; an absent list reads as empty.
+    pub fn tables(&self, key: &'static str) -> Vec<Option<Reader<'a>>> {
+        let Some(entry) = self.entry(key) else { return Vec::new() };
+        let (items, is_list): (&[Node], bool) = match &entry.node.value {
+            Value::List(items) => (items, true),
+            _ => (std::slice::from_ref(&entry.node), false),
+        };
+        let reader = |(i, item): (usize, &'a Node)| match &item.value {
+            Value::Table(table) if is_list => Some(Reader {
+                section: Section::Given(table),
+                path: format!("{}{key}[{i}].", self.path),
+                place: item.place.clone(),
+                problems: self.problems,
+                known: RefCell::default(),
+            }),
+            value => {
+                let wanted = format!("must be a section [[{}{key}]]", self.path);
+                self.wrong("", key, &item.place, &value.to_string(), &wanted, None);
+                None
+            }
+        };
+        items.iter().enumerate().map(reader).collect()
+    }
+
     /// The value of `key`, reported as missing when absent; `what` says what it gives.
     pub fn required<T>(&self, key: &'static str, what: &str, parse: impl Fn(&Node) -> Parsed<T>) -> Option<T> {
         match self.optional(key, parse)? {

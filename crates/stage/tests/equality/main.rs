@@ -7,5 +7,7 @@ mod plans;
 mod pytorch;
 mod reference;
 mod routes;
+mod schedules;
 mod setup;
 mod updates;
+mod vocabulary;

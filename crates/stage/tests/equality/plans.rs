@@ -40,7 +40,7 @@ fn check(architecture: &Architecture, layouts: &[Layout]) {
             let route = stage_map(ranks).route();
             for spec in SPECS {
                 for n_microbatches in 1..=ROWS {
-                    let what = format!("{} in {n_microbatches} on {sizes:?} at {ranks:?}, {recompute:?}", spec.name());
+                    let what = format!("{} in {n_microbatches} on {sizes:?} at {ranks:?}, {recompute:?}", spec);
                     let schedule = schedule(&pipeline, spec, &route, n_microbatches);
                     let report = pipeline.play(step(schedule, split(&rows, n_microbatches), STILL)).unwrap();
                     let found = outcome(&pipeline, architecture, &report);
@@ -128,6 +128,6 @@ fn the_same_plan_gives_the_same_bits() {
             let sources = [Source::Value, Source::FirstMoment, Source::SecondMoment, Source::Gradient];
             (losses, sources.map(|source| read_all(&pipeline, &architecture, source)))
         };
-        assert!(run() == run(), "{}", spec.name());
+        assert!(run() == run(), "{}", spec);
     }
 }

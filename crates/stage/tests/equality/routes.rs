@@ -64,7 +64,7 @@ fn stages_are_repeated_skipped_and_swapped() {
             let mut pipeline = start(&model, &weights, &SIZES, stage_map(ranks), recompute);
             for spec in SPECS {
                 for n_microbatches in [1, 3, 5] {
-                    let what = format!("layers {layers:?} at {ranks:?}, {} in {n_microbatches}", spec.name());
+                    let what = format!("layers {layers:?} at {ranks:?}, {} in {n_microbatches}", spec);
                     let schedule = schedule(&pipeline, spec, &route(layers, ranks), n_microbatches);
                     let report = pipeline.play(step(schedule, split(&rows, n_microbatches), STILL)).unwrap();
                     let found = outcome(&pipeline, &model, &report);
@@ -94,7 +94,7 @@ fn one_by_one(routes: Vec<Route>, n_ranks: usize) -> Schedule {
     for visit in visits {
         ranks[visit.rank.0].push(Action::Stage { op: StageOp::OptimizerStep, stage: visit.stage });
     }
-    with_transfers(&Schedule { name: "one by one".to_owned(), routes, n_segments: 1, ranks })
+    with_transfers(&Schedule { name: "one by one".to_owned(), routes, vocabulary: None, n_segments: 1, ranks })
 }
 
 #[test]

@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use kernels::AdamW;
 use mesh::{Cores, Rank, Route, StageMap};
 use model::Rows;
-use schedule::{Backward, Kind, Schedule, Spec, generate, with_transfers};
+use schedule::{Backward, Kind, Schedule, Spec, Vocabulary, generate, with_transfers};
 use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Source, Step, Update};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -116,6 +116,18 @@ pub fn start(
     stage_map: StageMap,
     recompute: Vec<Recompute>,
 ) -> Pipeline {
+    start_sharded(architecture, weights, sizes, stage_map, recompute, None)
+}
+
+/// As [`start`], with the vocabulary sharded over all ranks where `vocabulary` says so.
+pub fn start_sharded(
+    architecture: &Architecture,
+    weights: &Tensors,
+    sizes: &[usize],
+    stage_map: StageMap,
+    recompute: Vec<Recompute>,
+    vocabulary: Option<Vocabulary>,
+) -> Pipeline {
     let n_ranks = stage_map.n_ranks();
     let spec = PipelineSpec {
         architecture: architecture.clone(),
@@ -126,6 +138,7 @@ pub fn start(
         deadline: Duration::from_secs(60),
         stage_map,
         recompute,
+        vocabulary,
     };
     Pipeline::start(&spec, |weight, source| {
         Ok::<_, Infallible>(match source {

@@ -43,7 +43,7 @@ fn weights_do_not_depend_on_the_number_of_stages() {
         let one = train(tied, &[6], GPIPE);
         for (sizes, spec) in [([3, 3].as_slice(), GPIPE), (&[3, 3], SPECS[3]), (&[1, 2, 2, 1], SPECS[2])] {
             let several = train(tied, sizes, spec);
-            let what = format!("{sizes:?}, {}, tied: {tied}", spec.name());
+            let what = format!("{sizes:?}, {}, tied: {tied}", spec);
             assert_close(&read(&several, Source::FirstMoment), &read(&one, Source::FirstMoment), 1e-5, &what);
             assert_close(&read(&several, Source::Value), &read(&one, Source::Value), 1e-5, &what);
         }
@@ -58,7 +58,7 @@ fn copies_of_a_tied_matrix_stay_equal_to_the_bit() {
         assert_eq!(pipeline.tied(), [[Stage(0), Stage(3)]]);
         for source in [Source::Value, Source::FirstMoment, Source::SecondMoment, Source::Gradient] {
             let [first, last] = [0, 3].map(|stage| pipeline.read_at(Stage(stage), name, source).unwrap());
-            assert!(first == last, "{source:?} after {}", spec.name());
+            assert!(first == last, "{source:?} after {}", spec);
         }
     }
 }

@@ -1,14 +1,13 @@
 //! What this machine can do at most, measured: the yardstick of a run's speed.
 
 use gemm::Parallelism;
-use serde::{Deserialize, Serialize};
 use std::time::{Duration, Instant};
 
 /// Sides of the product that is timed.
 const SIDE: usize = 2048;
 
 /// Floating-point operations per second of a large f32 product, the best of several.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MatmulPeak {
     /// On one thread, in GFLOP/s.
     pub one_thread_gflops: f64,
@@ -30,6 +29,14 @@ pub fn matmul_peak(budget: Duration) -> MatmulPeak {
         n_rounds += 1;
     }
     peak
+}
+
+/// The rates of `n` such products on all cores of the current thread pool, in GFLOP/s: their best is the machine's peak,
+/// their middle one its speed at this moment.
+pub fn matmul_rates(n: usize) -> Vec<f64> {
+    let (lhs, rhs) = (matrix(3), matrix(5));
+    let mut product = vec![0.0; SIDE * SIDE];
+    (0..n).map(|_| gflops(&mut product, &lhs, &rhs, Parallelism::Rayon(0))).collect()
 }
 
 fn gflops(product: &mut [f32], lhs: &[f32], rhs: &[f32], parallelism: Parallelism) -> f64 {

@@ -1,0 +1,126 @@
+//! What training keeps beside a list of parameters: gradient sums and moments.
+
+use crate::pipeline::Source;
+use architecture::{Role, Weight};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use kernels::{AdamW, Moments, WeightGrad, sum_of_squares, weight_gradient};
+use model::Parameter;
+use simulate::Category;
+
+/// Gradients and moments of a list of parameters, in its order. Only the rank's thread touches it.
+#[derive(Debug)]
+pub(crate) struct TrainingState {
+    device: Device,
+    /// Gradient sums `[n]` of each parameter, in the order of the list's actions.
+    pub gradients: Vec<Tensor<1>>,
+    /// First and second moments of each parameter.
+    pub moments: Vec<Moments>,
+    /// Parameters that decay.
+    decays: Vec<bool>,
+    /// Parameters counted in the global norm: each element once over all holders.
+    counted: Vec<bool>,
+}
+
+impl TrainingState {
+    /// Gradients of zero, and moments from `read`; `decays` and `counted` tell of a parameter's name.
+    ///
+    /// # Errors
+    /// What `read` gives.
+    pub fn new<E>(
+        parameters: &[Parameter],
+        device: &Device,
+        decays: impl Fn(&str) -> bool,
+        counted: impl Fn(&str) -> bool,
+        mut read: impl FnMut(&Weight, Source) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let mut moments = Vec::new();
+        for parameter in parameters {
+            let mut moment = |source| -> Result<Tensor<1>, E> {
+                let values = read(&parameter.weight, source)?;
+                let n = values.len();
+                Ok(Tensor::from_data(TensorData::new(values, [n]), device))
+            };
+            moments.push(Moments { m: moment(Source::FirstMoment)?, v: moment(Source::SecondMoment)? });
+        }
+        let names = || parameters.iter().map(|parameter| parameter.weight.name.as_str());
+        let (decays, counted) = (names().map(decays).collect(), names().map(counted).collect());
+        let mut state = Self { device: device.clone(), gradients: Vec::new(), moments, decays, counted };
+        state.clear_gradients();
+        Ok(state)
+    }
+
+    /// Sets all gradients to zero.
+    pub fn clear_gradients(&mut self) {
+        let _gradients = ledger::category(Category::Gradients);
+        self.gradients.clear();
+        let zeros = self.moments.iter().map(|moments| Tensor::zeros(moments.m.dims(), &self.device));
+        self.gradients = zeros.collect();
+    }
+
+    /// Adds to a parameter's gradient, in place when the buffer is not shared.
+    fn add(&mut self, parameter: usize, with: impl FnOnce(Tensor<1>) -> Tensor<1>) {
+        let empty = Tensor::empty([0], &self.device);
+        let sum = std::mem::replace(&mut self.gradients[parameter], empty);
+        self.gradients[parameter] = with(sum);
+    }
+
+    /// Adds the gradient of a leaf.
+    pub fn add_leaf(&mut self, parameter: usize, gradient: Tensor<1>) {
+        self.add(parameter, |sum| sum + gradient);
+    }
+
+    /// Adds a linear layer's weight gradient.
+    pub fn add_weight(&mut self, left: WeightGrad) {
+        let WeightGrad { parameter, x, dy } = left;
+        let ([_, n_in], [_, n_out]) = (x.dims(), dy.dims());
+        self.add(parameter, |sum| weight_gradient(sum.reshape([n_out, n_in]), dy, x).reshape([n_out * n_in]));
+    }
+
+    /// Adds the gradient of looked-up rows to their table's.
+    ///
+    /// # Shapes
+    /// - gradient: `[n, width]`, of the table's rows `ids`
+    pub fn add_rows(&mut self, parameter: usize, ids: Vec<i32>, gradient: Tensor<2>) {
+        let [n, width] = gradient.dims();
+        let ids: Tensor<1, Int> = Tensor::from_data(TensorData::new(ids, [n]), &self.device);
+        self.add(parameter, |sum| {
+            let n = sum.dims()[0];
+            let table = sum.reshape([n / width, width]);
+            table.select_assign(0, ids, gradient, burn::tensor::IndexingUpdateOp::Add).reshape([n])
+        });
+    }
+
+    /// Sums of squares of the counted parameters' gradients.
+    pub fn squares(&self) -> impl Iterator<Item = f64> + '_ {
+        let counted = self.gradients.iter().zip(&self.counted).filter(|(_, counted)| **counted);
+        counted.map(|(gradient, _)| sum_of_squares(gradient))
+    }
+
+    /// One optimizer step on every parameter.
+    pub fn update(&mut self, parameters: &mut [Parameter], adamw: &AdamW) {
+        let empty = || Tensor::empty([0], &self.device);
+        for (i, parameter) in parameters.iter_mut().enumerate() {
+            let adamw = AdamW { weight_decay: if self.decays[i] { adamw.weight_decay } else { 0.0 }, ..*adamw };
+            let moments = std::mem::replace(&mut self.moments[i], Moments { m: empty(), v: empty() });
+            let value = std::mem::replace(&mut parameter.value, empty());
+            (parameter.value, self.moments[i]) = adamw.update(value, &self.gradients[i], moments);
+        }
+    }
+
+    /// A copy of the values that `source` names, of the parameter `name` among `parameters`.
+    pub fn read(&self, parameters: &[Parameter], name: &str, source: Source) -> Option<Vec<f32>> {
+        let i = parameters.iter().position(|parameter| parameter.weight.name == name)?;
+        Some(crate::carry::into_vec(match source {
+            Source::Value => parameters[i].value.clone(),
+            Source::FirstMoment => self.moments[i].m.clone(),
+            Source::SecondMoment => self.moments[i].v.clone(),
+            Source::Gradient => self.gradients[i].clone(),
+        }))
+    }
+}
+
+/// Whether weight decay applies: matrices only, not norms, biases and embeddings. A matrix that is also the embedding
+/// counts as embedding.
+pub(crate) fn decays(role: Role) -> bool {
+    matches!(role, Role::Matrix)
+}
