@@ -198,22 +198,33 @@ fn check(case: &Case) {
     }
 }
 
-/// The same with shards. Categories one by one as well: what shards hold for the whole step, and their logits.
+/// As [`TOLERANCE`]; not predicted either is what waits between ranks: hidden states for their `VS`, and shards' hidden
+/// gradients for the last hop's backward, which are counted while it runs. Largest found 4.4 %. GPipe makes the last hop
+/// keep those of all microbatches, up to 15 % of so small a stage, and is not among the cases.
+const SHARDS_TOLERANCE: f64 = 0.08;
+
+/// Blocks under 4 kB are not counted: norms.
+const RESIDENT_TOLERANCE: f64 = 0.01;
+
+/// The same with shards of the vocabulary; what they hold for the whole step by itself too.
 fn check_shards(case: &Case) {
     for algorithm in [VocabularyAlgorithm::OneBarrier, VocabularyAlgorithm::TwoBarriers] {
         for input in [InputLayer::FirstStage, InputLayer::Sharded] {
-            for spec in [SPECS[0], SPECS[2]] {
+            for spec in [SPECS[2], SPECS[3]] {
                 let vocabulary = Vocabulary { algorithm, input };
                 let (counted, predicted) = measure(case, spec, Recompute::None, Some(vocabulary));
                 for rank in (0..case.cut.len()).map(Rank) {
                     let what = format!("{:?}, {spec}, {vocabulary:?}, rank {rank}", case.cut);
-                    let [found, wanted] = [&counted, &predicted].map(|timeline| timeline.peak_bytes(rank) as f64);
-                    eprintln!(
-                        "{what}: {} {:?} {:?}",
-                        wanted / found,
-                        counted.peak_by_category(rank),
-                        predicted.peak_by_category(rank)
-                    );
+                    let close = |found: u64, wanted: u64, tolerance: f64, of: &str| {
+                        let difference = (wanted as f64 / found as f64 - 1.0).abs();
+                        assert!(difference < tolerance, "{what}: {found} bytes, predicted {wanted}, {of}");
+                    };
+                    close(counted.peak_bytes(rank), predicted.peak_bytes(rank), SHARDS_TOLERANCE, "in all");
+                    let [found, wanted] = [&counted, &predicted].map(|timeline| timeline.peak_by_category(rank));
+                    for category in [Category::Weights, Category::Gradients] {
+                        let i = category as usize;
+                        close(found[i], wanted[i], RESIDENT_TOLERANCE, &format!("{category:?}"));
+                    }
                 }
             }
         }
