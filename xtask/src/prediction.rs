@@ -12,19 +12,30 @@ use std::path::Path;
 use std::process::Command;
 
 /// Runs: what is laid over the default preset.
-const RUNS: [(&str, &[&str]); 8] = [
-    ("1 stage", &["pipeline.stages=1"]),
-    ("2 stages, 1F1B", &[]),
-    ("2 stages, 1F1B, split", &["pipeline.backward=split"]),
-    ("2 stages, GPipe", &["pipeline.schedule=gpipe"]),
-    ("2 stages, 1F1B, full recompute", &["pipeline.recompute=full"]),
-    ("2 stages, 8 microbatches of 1 x 256", &["data.sequence_length=256", "batch.microbatches=8"]),
-    ("3 stages, 1F1B", &["pipeline.stages=3"]),
-    ("4 stages, 1F1B, split", &["pipeline.stages=4", "pipeline.backward=split"]),
+const RUNS: [(&str, &[&str]); 19] = [
+    ("1 rank", &["pipeline.stages=1"]),
+    ("2 ranks, 1F1B", &[]),
+    ("2 ranks, 1F1B, split", &["pipeline.backward=split"]),
+    ("2 ranks, GPipe", &["pipeline.schedule=gpipe"]),
+    ("2 ranks, 1F1B, full recompute", &["pipeline.recompute=full"]),
+    ("2 ranks, ZB-H1", &["pipeline.schedule=zb-h1"]),
+    ("2 ranks, interleaved", &["pipeline.schedule=interleaved", "pipeline.stages=4"]),
+    ("2 ranks, ZB-V", &["pipeline.schedule=zb-v", "pipeline.stages=4"]),
+    ("2 ranks, 1F1B, vocabulary in one barrier", &["pipeline.vocabulary=one-barrier"]),
+    ("3 ranks, 1F1B", &["pipeline.stages=3"]),
+    ("3 ranks, GPipe", &["pipeline.stages=3", "pipeline.schedule=gpipe"]),
+    ("3 ranks, ZB-H1", &["pipeline.stages=3", "pipeline.schedule=zb-h1"]),
+    ("3 ranks, ZB-H2", &["pipeline.stages=3", "pipeline.schedule=zb-h2"]),
+    ("3 ranks, V-Half", &["pipeline.stages=6", "pipeline.schedule=v-half"]),
+    ("4 ranks, 1F1B", &["pipeline.stages=4"]),
+    ("4 ranks, GPipe", &["pipeline.stages=4", "pipeline.schedule=gpipe"]),
+    ("4 ranks, automatic zero-bubble", &["pipeline.stages=4", "pipeline.schedule=zb-auto"]),
+    ("4 ranks, interleaved", &["pipeline.stages=8", "pipeline.schedule=interleaved"]),
+    ("4 ranks, V-Min", &["pipeline.stages=8", "pipeline.schedule=v-min"]),
 ];
 
 /// How often each is run.
-const REPEATS: usize = 5;
+const REPEATS: usize = 3;
 
 /// Largest change of the fixed product's rate that counts as an undisturbed machine.
 const DISTURBED: f64 = 0.05;

@@ -25,7 +25,7 @@ use train::{CHECKPOINTS, Ended, Event, Resume, Settings, StepMetrics, Trainer, V
 pub const MODEL: &str = "model";
 
 /// Matrix products that say what this machine can do: their best is its peak, their middle one its speed now.
-const PRODUCTS: usize = 7;
+const PRODUCTS: usize = 5;
 
 /// A change of the machine's speed that is told: as large as makes a measurement void (docs/prediction.md).
 const UNSTEADY: f64 = 0.05;

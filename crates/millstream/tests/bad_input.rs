@@ -73,7 +73,7 @@ fn run_files() {
         ),
         (
             &["tiny.toml", "--set", "pipeline.schedule=zero-bubble"],
-            &["`pipeline.schedule` is \"zero-bubble\", but must be \"1f1b\" or \"gpipe\""],
+            &["`pipeline.schedule` is \"zero-bubble\", but must be one of \"gpipe\", \"1f1b\", "],
         ),
         (
             &["tiny.toml", "--set", "pipeline.schedule=1fib"],

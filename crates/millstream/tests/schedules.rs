@@ -272,8 +272,8 @@ fn refusals() {
     let cases: &[(&[&str], &str)] = &[
         (
             &["--schedule", "zb-h3"],
-            "  --schedule zb-h3: `schedule` is \"zb-h3\", but must be \"gpipe\" or \"1f1b\" or \"interleaved\" or \"looped-bfs\" or \
-             \"zb-h1\" or \"zb-h2\" or \"zb-auto\" or \"interleaved-zb\" or \"zb-v\" or \"v-half\" or \"v-min\" or \"dualpipe-v\"; did \
+            "  --schedule zb-h3: `schedule` is \"zb-h3\", but must be one of \"gpipe\", \"1f1b\", \"interleaved\", \"looped-bfs\", \
+             \"zb-h1\", \"zb-h2\", \"zb-auto\", \"interleaved-zb\", \"zb-v\", \"v-half\", \"v-min\", \"dualpipe-v\"; did \
              you mean \"zb-h1\"?\n",
         ),
         (

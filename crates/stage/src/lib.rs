@@ -22,5 +22,5 @@ mod vocabulary;
 pub use error::StageError;
 pub use objective::Objective;
 pub use pipeline::{Pipeline, PipelineSpec, Source};
+pub use plan::Recompute;
 pub use play::{Report, Step, Update};
-pub use store::Recompute;

@@ -7,8 +7,10 @@ use mesh::Rank;
 use schedule::{Action, InputLayer, Meeting, Op, Schedule, ShardOp};
 use wire::Channel;
 
-/// The meeting whose messages `action` needs, and the ranks they come from, in order; also of the last hop's backward
-/// with one barrier, whose messages are tagged as a meeting of their own beside the statistics that all ranks get.
+/// The meeting whose messages `action` needs, and the ranks they come from, in order.
+///
+/// The last hop's backward always takes messages of [`Meeting::HiddenGradient`]. With one barrier there is no such
+/// meeting in the schedule: they are what `VS` sends to the last hop alone, beside the statistics for everyone's `VT`.
 pub(crate) fn awaited(schedule: &Schedule, action: Action) -> Option<(Meeting, Vec<Rank>)> {
     let vocabulary = schedule.vocabulary?;
     let all = || (0..schedule.n_ranks()).map(Rank).collect();

@@ -6,15 +6,16 @@ use crate::permits::Permits;
 use crate::play::{Report, Step};
 use crate::rank::{Played, Player, Tie};
 use crate::shard::Shard;
-use crate::store::{Recompute, Store};
-use crate::training_state::TrainingState;
+use crate::store::Store;
+use crate::training_state::{TrainingState, decays};
 use architecture::{Architecture, Block, Partition, Weight};
 use burn::tensor::Device;
 use mesh::{Cores, Rank, Stage, StageMap};
 use model::{Parameter, Part};
+use plan::Recompute;
 use schedule::{Action, InputLayer, Schedule, StageOp, Vocabulary};
 use simulate::{Category, Timeline};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -335,6 +336,13 @@ fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }
 
+impl PipelineSpec {
+    /// Groups of stages that share parameters: what the schedule's generator is told.
+    pub fn tied(&self) -> Vec<Vec<Stage>> {
+        Homes::new(self).tied_stages
+    }
+}
+
 /// Which stages hold which parameter.
 struct Homes {
     stage_ranks: Vec<Rank>,
@@ -347,6 +355,8 @@ struct Homes {
     sharded: Vec<String>,
     /// Where a whole copy of the sharded head lies: the embedding tied to it.
     tied_embedding: Option<(Stage, Rank, usize)>,
+    /// Names of parameters that decay.
+    decaying: BTreeSet<String>,
 }
 
 impl Homes {
@@ -377,12 +387,14 @@ impl Homes {
         let matrices = sharded_blocks.iter().filter_map(|&block| spec.architecture.vocabulary_matrix(block));
         let mut sharded: Vec<String> = matrices.map(|matrix| matrix.name).collect();
         sharded.dedup();
+        let weights = spec.architecture.all_weights().into_iter();
+        let decaying = weights.filter(|weight| decays(weight.role)).map(|weight| weight.name).collect();
         let tied_embedding = sharded.first().and_then(|head| holders.get(head)).map(|holders| holders[0]);
         let first_stage = holders.iter().map(|(name, holders)| (name.clone(), holders[0].0)).collect();
         let ties: Vec<Tie> =
             holders.into_values().filter(|holders| holders.len() > 1).map(|holders| Tie { holders }).collect();
         let tied_stages = ties.iter().map(|tie| tie.holders.iter().map(|holder| holder.0).collect()).collect();
-        Self { stage_ranks, first_stage, ties, tied_stages, sharded_blocks, sharded, tied_embedding }
+        Self { stage_ranks, first_stage, ties, tied_stages, sharded_blocks, sharded, tied_embedding, decaying }
     }
 
     fn rank_of(&self, stage: Stage) -> Rank {
@@ -405,7 +417,7 @@ fn new_store<E>(
     };
     let _account = ledger::scope(rank.0, Category::Optimizer);
     let counted = |name: &str| homes.first_stage[name] == stage && homes.sharded.iter().all(|sharded| sharded != name);
-    let training = TrainingState::new(part.parameters(), device, |name| decays(spec, name), counted, read)?;
+    let training = TrainingState::new(part.parameters(), device, |name| homes.decaying.contains(name), counted, read)?;
     Ok(Store { recompute: spec.recompute[stage.0], training, part })
 }
 
@@ -447,7 +459,7 @@ fn new_shards<E>(
             parameters.push(Parameter::new(weight, own(matrix, Source::Value)?, device));
         }
         let _account = ledger::scope(rank.0, Category::Optimizer);
-        let training = TrainingState::new(&parameters, device, |name| decays(spec, name), |_| true, own)?;
+        let training = TrainingState::new(&parameters, device, |name| homes.decaying.contains(name), |_| true, own)?;
         let looks_up = homes.sharded_blocks.contains(&Block::Embedding) && !parameters.is_empty();
         Ok(Some(Shard {
             rank,
@@ -462,10 +474,4 @@ fn new_shards<E>(
         }))
     };
     (0..n_ranks).map(|rank| shard(Rank(rank))).collect()
-}
-
-fn decays(spec: &PipelineSpec, name: &str) -> bool {
-    let weights = spec.architecture.all_weights();
-    let weight = weights.iter().find(|weight| weight.name == name).expect("invariant: a weight of the model");
-    crate::training_state::decays(weight.role)
 }

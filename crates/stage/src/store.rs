@@ -3,15 +3,7 @@
 use crate::training_state::TrainingState;
 use kernels::AdamW;
 use model::Part;
-
-/// What a stage keeps between forward and backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recompute {
-    /// Everything backward needs.
-    None,
-    /// Its input only; backward computes the forward again (GPipe's re-materialisation).
-    Full,
-}
+use plan::Recompute;
 
 /// One stage on its rank. Only the rank's thread touches it.
 #[derive(Debug)]

@@ -4,10 +4,11 @@
 
 use crate::carry::{Carry, into_vec};
 use crate::objective::Objective;
-use crate::store::{Recompute, Store};
+use crate::store::Store;
 use burn::tensor::{Tensor, TensorData};
 use kernels::{Seed, WeightGrad};
 use model::{Output, Rows, Tape, Tracked};
+use plan::Recompute;
 
 /// What a forward left under its key.
 #[derive(Debug)]

@@ -151,7 +151,6 @@ impl Player {
         Ok(())
     }
 
-    /// This rank's shard, where the embedding's messages are gathered too.
     pub(crate) fn own_shard(&self) -> &Shard {
         self.shard.as_ref().expect("invariant: a schedule with shards is played on a pipeline with shards")
     }

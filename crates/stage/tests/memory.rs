@@ -119,12 +119,8 @@ fn measure(case: &Case, spec: Spec, recompute: Recompute, vocabulary: Option<Voc
     };
     play(1);
     let counted = play(2);
-    let for_planner = match recompute {
-        Recompute::None => plan::Recompute::None,
-        Recompute::Full => plan::Recompute::Full,
-    };
     let shards = vocabulary.map(|vocabulary| Shards { vocabulary, n_ranks: n_stages });
-    let stages = stage_costs(&architecture, &partition, case.shape, &vec![for_planner; n_stages], shards, 1e9);
+    let stages = stage_costs(&architecture, &partition, case.shape, &vec![recompute; n_stages], shards, 1e9);
     let shards = shards.map_or_else(Vec::new, |shards| shard_costs(&architecture, case.shape, shards, 1e9));
     let predicted = simulate(&schedule, &Costs { stages, shards, cores, ..Costs::default() }).unwrap();
     (counted, predicted)

@@ -15,7 +15,7 @@ pub use error::TrainError;
 pub use event::{Event, StepMetrics, ValidationMetrics};
 pub use run_plan::{RunPlan, matmul_gflops};
 pub use settings::{
-    ActivationCheckpointing, BatchSettings, CheckpointSettings, DataSettings, LearningRate, ModelSource,
-    OptimizerSettings, PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,
+    BatchSettings, CheckpointSettings, DataSettings, LearningRate, ModelSource, OptimizerSettings, PipelineSettings,
+    SampleSettings, Settings, TokenizerSource, ValidationSettings,
 };
 pub use trainer::{CHECKPOINTS, Ended, Resume, Trainer};

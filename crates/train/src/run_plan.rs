@@ -1,13 +1,13 @@
 //! What a run will do on its ranks, and what that is predicted to cost.
 
-use crate::{ActivationCheckpointing, Settings, TrainError};
+use crate::{Settings, TrainError};
 use architecture::Architecture;
 use burn::tensor::Device;
 use mesh::{Cores, Route};
 use plan::{MicrobatchShape, Shards};
 use schedule::{Action, Op, PassTimes, Schedule, ShardOp, StageOp};
 use simulate::{Costs, ShardCost, StageCost, Timeline};
-use stage::{Pipeline, PipelineSpec, Recompute, Step, Update};
+use stage::{Pipeline, PipelineSpec, Step, Update};
 use std::time::{Duration, Instant};
 
 /// A plan with its prediction.
@@ -32,11 +32,11 @@ const COUNTED_STEPS: usize = 25;
 
 /// How often a calibration is repeated on a machine that is not steady, and what counts as steady: the same as for the
 /// measurements that predictions are compared with.
-const CALIBRATIONS_MAX: usize = 3;
+const CALIBRATIONS_MAX: usize = 2;
 const STEADY: f64 = 0.05;
 
 /// Products whose middle rate is the machine's speed; on two cores each takes about a tenth of a second.
-const SPEED_PRODUCTS: usize = 5;
+const SPEED_PRODUCTS: usize = 3;
 
 /// No calibration step is begun after this time.
 const CALIBRATION_BUDGET: Duration = Duration::from_secs(4);
@@ -63,7 +63,7 @@ impl RunPlan {
         let n_cores = pipeline.cores.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
         let spec = PipelineSpec {
             architecture: architecture.clone(),
-            recompute: pipeline.checkpointing.iter().copied().map(recompute).collect(),
+            recompute: pipeline.recompute.clone(),
             devices: vec![Device::flex(); stage_map.n_ranks()],
             cores: vec![Cores::shared(stage_map.n_ranks(), n_cores)],
             deadline: DEADLINE,
@@ -71,11 +71,10 @@ impl RunPlan {
             stage_map,
             vocabulary: pipeline.vocabulary,
         };
-        let tied = tied(&spec);
+        let tied = spec.tied();
         let route = spec.stage_map.route();
-        let planned: Vec<plan::Recompute> = spec.recompute.iter().map(|&recompute| for_planner(recompute)).collect();
         // From arithmetic and not from measurement, so that a run can be played again with the same bits.
-        let per_flop = plan::stage_costs(architecture, &spec.partition, shape, &planned, shards, 1.0);
+        let per_flop = plan::stage_costs(architecture, &spec.partition, shape, &spec.recompute, shards, 1.0);
         let times = pass_times(&route, &per_flop);
         let compute = schedule::generate_for(pipeline.schedule, &route, settings.batch.microbatches, &tied, &times)?;
         let compute = match pipeline.vocabulary {
@@ -84,7 +83,7 @@ impl RunPlan {
         };
         let schedule = schedule::with_transfers(&compute);
         // A rate so high that predicted times vanish: only the bytes are used until times are measured.
-        let stages = plan::stage_costs(architecture, &spec.partition, shape, &planned, shards, f64::MAX);
+        let stages = plan::stage_costs(architecture, &spec.partition, shape, &spec.recompute, shards, f64::MAX);
         let of_shards = |shards| plan::shard_costs(architecture, shape, shards, f64::MAX);
         let shards = shards.map(of_shards).unwrap_or_default();
         let costs = Costs { stages, shards, cores: spec.cores.clone(), ..Costs::default() };
@@ -93,7 +92,7 @@ impl RunPlan {
     }
 
     /// Measures what the stages' actions take by playing steps of this plan on a pipeline of its own with drawn weights
-    /// and rows, and predicts a step from the medians. The first steps are not counted: they touch fresh memory. Long
+    /// and rows, and predicts a step from them. The first steps are not counted: they touch fresh memory. Long
     /// steps are played less often, at least twice. When the machine's speed moved meanwhile by more than 5 %, the
     /// measurement is repeated, at most [`CALIBRATIONS_MAX`] times in all.
     ///
@@ -187,28 +186,30 @@ impl RunPlan {
         Ok(timelines)
     }
 
-    /// Takes the stages' times from measured steps of the same plan (medians), and predicts a step from them.
+    /// Takes the stages' times from measured steps of the same plan, and predicts a step from them: means without the
+    /// lowest and highest tenth. Medians would promise too little, because times are skewed: a step adds up many actions,
+    /// and some of them are slow every time.
     pub fn use_times_of(&mut self, measured: &[Timeline]) {
         for (stage, cost) in self.costs.stages.iter_mut().enumerate() {
-            let median = |wanted: &dyn Fn(Action) -> bool| {
+            let typical = |wanted: &dyn Fn(Action) -> bool| {
                 let spans = measured.iter().flat_map(|timeline| &timeline.spans);
                 let of_stage = spans.filter(|span| span.stage.0 == stage && wanted(span.action));
-                median(of_stage.map(|span| span.end_s - span.start_s).collect())
+                typical_of(of_stage.map(|span| span.end_s - span.start_s).collect())
             };
-            let of_op = |wanted: Op| median(&|action| matches!(action, Action::Visit { op, .. } if op == wanted));
+            let of_op = |wanted: Op| typical(&|action| matches!(action, Action::Visit { op, .. } if op == wanted));
             cost.forward_s = of_op(Op::Forward);
             // Measured backwards include what they recompute.
             cost.recompute_s = 0.0;
             cost.backward_s = of_op(Op::Backward);
             cost.backward_input_s = of_op(Op::BackwardInput);
             cost.backward_weight_s = of_op(Op::BackwardWeight);
-            cost.optimizer_s = median(&|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }));
+            cost.optimizer_s = typical(&|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }));
         }
         for (rank, cost) in self.costs.shards.iter_mut().enumerate() {
             let of_op = |wanted: ShardOp| {
                 let spans = measured.iter().flat_map(|timeline| &timeline.spans).filter(|span| span.rank.0 == rank);
                 let of_op = spans.filter(|span| matches!(span.action, Action::Shard { op, .. } if op == wanted));
-                median(of_op.map(|span| span.end_s - span.start_s).collect())
+                typical_of(of_op.map(|span| span.end_s - span.start_s).collect())
             };
             cost.forward_s = of_op(ShardOp::VocabForward);
             cost.backward_s = of_op(ShardOp::VocabBackward);
@@ -263,31 +264,12 @@ fn predict(schedule: &Schedule, costs: &Costs) -> Timeline {
     simulate::simulate(schedule, costs).expect("invariant: a generated schedule is valid and its costs are finite")
 }
 
-/// Groups of stages that hold the same parameter.
-fn tied(spec: &PipelineSpec) -> Vec<Vec<mesh::Stage>> {
-    let holders = |name: &str| -> Vec<mesh::Stage> {
-        let stages = spec.partition.stages().iter().enumerate();
-        let holds = |blocks: &[architecture::Block]| {
-            blocks.iter().any(|&block| spec.architecture.weights(block).iter().any(|weight| weight.name == name))
-        };
-        stages.filter(|(_, blocks)| holds(blocks)).map(|(stage, _)| mesh::Stage(stage)).collect()
-    };
-    let all = spec.architecture.all_weights();
-    all.iter().map(|weight| holders(&weight.name)).filter(|holders| holders.len() > 1).collect()
-}
-
-fn recompute(checkpointing: ActivationCheckpointing) -> Recompute {
-    match checkpointing {
-        ActivationCheckpointing::None => Recompute::None,
-        ActivationCheckpointing::Full => Recompute::Full,
-    }
-}
-
-fn for_planner(recompute: Recompute) -> plan::Recompute {
-    match recompute {
-        Recompute::None => plan::Recompute::None,
-        Recompute::Full => plan::Recompute::Full,
-    }
+/// The mean without the lowest and the highest tenth; 0 of none.
+fn typical_of(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let left_out = values.len() / 10;
+    let kept = &values[left_out..values.len() - left_out];
+    if kept.is_empty() { 0.0 } else { kept.iter().sum::<f64>() / kept.len() as f64 }
 }
 
 /// The middle value, or the mean of the two; 0 of none.

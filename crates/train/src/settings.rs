@@ -2,6 +2,7 @@
 
 use architecture::{Architecture, Partition};
 use mesh::StageMap;
+use plan::Recompute;
 use std::path::PathBuf;
 
 /// A whole run.
@@ -87,8 +88,8 @@ pub struct PipelineSettings {
     pub schedule: schedule::Spec,
     /// How the vocabulary is sharded over all ranks; `None` leaves the head and the embedding whole on their stages.
     pub vocabulary: Option<schedule::Vocabulary>,
-    /// Activation checkpointing of each stage.
-    pub checkpointing: Vec<ActivationCheckpointing>,
+    /// What each stage computes again in its backward (activation checkpointing).
+    pub recompute: Vec<Recompute>,
     /// Device of each rank: `cpu`.
     pub devices: Vec<String>,
     /// Processor cores shared by the ranks; `None` takes what the machine has.
@@ -106,15 +107,6 @@ impl PipelineSettings {
     ) -> Result<Option<Partition>, architecture::ArchitectureError> {
         self.partition.as_ref().map(|sizes| Partition::new(architecture, sizes)).transpose()
     }
-}
-
-/// What a stage keeps between forward and backward.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ActivationCheckpointing {
-    /// Everything backward needs.
-    None,
-    /// Its input only; backward computes the forward again.
-    Full,
 }
 
 /// AdamW as PyTorch defines it, with decoupled weight decay on matrices only.

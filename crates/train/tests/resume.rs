@@ -8,9 +8,9 @@ use schedule::{Backward, Kind, Spec};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::{
-    ActivationCheckpointing, BatchSettings, CHECKPOINTS, CheckpointSettings, DataSettings, Ended, Event, LearningRate,
-    ModelSource, OptimizerSettings, PipelineSettings, Resume, SampleSettings, Settings, StepMetrics, TokenizerSource,
-    TrainError, Trainer, ValidationSettings,
+    BatchSettings, CHECKPOINTS, CheckpointSettings, DataSettings, Ended, Event, LearningRate, ModelSource,
+    OptimizerSettings, PipelineSettings, Resume, SampleSettings, Settings, StepMetrics, TokenizerSource, TrainError,
+    Trainer, ValidationSettings,
 };
 
 fn settings(text: &Path, n_stages: usize) -> Settings {
@@ -51,7 +51,7 @@ fn settings(text: &Path, n_stages: usize) -> Settings {
             stage_map: StageMap::one_per_rank(n_stages),
             schedule: Spec { kind: Kind::OneFOneB, backward: Backward::Split },
             vocabulary: None,
-            checkpointing: vec![ActivationCheckpointing::None; n_stages],
+            recompute: vec![plan::Recompute::None; n_stages],
             devices: vec!["cpu".into(); n_stages],
             cores: Some(2),
         },

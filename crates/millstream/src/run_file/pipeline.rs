@@ -3,8 +3,9 @@
 use crate::toml_file::{Node, Parsed, Reader, Value, Wrong, choice, list, or_word, whole};
 use architecture::{Architecture, Partition};
 use mesh::{Grid, Rank, StageMap};
+use plan::Recompute;
 use schedule::{Backward, InputLayer, Kind, Placement, Spec, Vocabulary, VocabularyAlgorithm};
-use train::{ActivationCheckpointing, PipelineSettings};
+use train::PipelineSettings;
 
 /// Names of the schedules in run files.
 pub const SCHEDULES: &[(&str, Kind)] = &{
@@ -32,8 +33,7 @@ pub const BY_SCHEDULE: &str = "by schedule";
 /// Stages on a rank when the schedule loops over ranks and nothing is said.
 const STAGES_PER_RANK: usize = 2;
 /// Names of what a stage keeps.
-pub const RECOMPUTES: &[(&str, ActivationCheckpointing)] =
-    &[("none", ActivationCheckpointing::None), ("full", ActivationCheckpointing::Full)];
+pub const RECOMPUTES: &[(&str, Recompute)] = &[("none", Recompute::None), ("full", Recompute::Full)];
 
 pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) -> Option<PipelineSettings> {
     let n_stages = section.or("stages", 1, whole(1));
@@ -44,8 +44,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     let backward = section.or("backward", Backward::Fused, choice(BACKWARDS));
     let algorithm = section.or("vocabulary", None, choice(VOCABULARIES));
     let input = section.or("embedding", InputLayer::FirstStage, choice(EMBEDDINGS));
-    let recompute =
-        section.or("recompute", Each::Same(ActivationCheckpointing::None), same_or_each(choice(RECOMPUTES)));
+    let recompute = section.or("recompute", Each::Same(Recompute::None), same_or_each(choice(RECOMPUTES)));
     let devices = section.or("devices", Each::Same("cpu".to_owned()), same_or_each(device));
     let cores = section.or("cores", None, or_word("all", whole(1)));
 
@@ -105,9 +104,9 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         let wanted = format!("must have one device for each rank, {n_ranks} in all, not {}", devices.len());
         section.refuse("devices", "", &wanted, "change `devices` or the number of ranks");
     }
-    let checkpointing = recompute?.of(n_stages);
-    if checkpointing.len() != n_stages {
-        let wanted = format!("must have one word for each stage, {n_stages} in all, not {}", checkpointing.len());
+    let recompute = recompute?.of(n_stages);
+    if recompute.len() != n_stages {
+        let wanted = format!("must have one word for each stage, {n_stages} in all, not {}", recompute.len());
         section.refuse("recompute", "", &wanted, "change it or write one word for all");
     }
     let (algorithm, input) = (algorithm?, input?);
@@ -120,7 +119,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         stage_map: StageMap::new(grids).expect("invariant: at least one stage"),
         schedule: Spec { kind, backward: backward? },
         vocabulary: algorithm.map(|algorithm| Vocabulary { algorithm, input }),
-        checkpointing,
+        recompute,
         devices,
         cores: cores?,
     })

@@ -109,7 +109,7 @@ const GOLDEN_SETS: &[(&[&str], &str)] = &[
     (
         &["pipeline.schedule=zero-bubble"],
         r#"1 problem
-  --set pipeline.schedule=zero-bubble: `pipeline.schedule` is "zero-bubble", but must be "1f1b" or "gpipe""#,
+  --set pipeline.schedule=zero-bubble: `pipeline.schedule` is "zero-bubble", but must be one of "gpipe", "1f1b", "interleaved", "looped-bfs", "zb-h1", "zb-h2", "zb-auto", "interleaved-zb", "zb-v", "v-half", "v-min", "dualpipe-v""#,
     ),
     (
         &["model.num_attention_heads=6", "model.num_key_value_heads=4"],
@@ -296,8 +296,11 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("pipeline.stages", "3"),
     ("pipeline.cut", "[4, 6]"),
     ("pipeline.ranks", "[1, 0]"),
-    ("pipeline.schedule", "gpipe"),
+    ("pipeline.stages_per_rank", "1"),
+    ("pipeline.schedule", "looped-bfs"),
     ("pipeline.backward", "split"),
+    ("pipeline.vocabulary", "two-barriers"),
+    ("pipeline.embedding", "sharded"),
     ("pipeline.recompute", "[\"none\", \"full\"]"),
     ("pipeline.cores", "3"),
     ("optimizer.learning_rate", "1e-2"),
@@ -320,6 +323,12 @@ const EVERY_KEY: &[(&str, &str)] = &[
 
 const LLAMA3: &str = "{ rope_type = \"llama3\", factor = 8, low_freq_factor = 1, high_freq_factor = 4, original_max_position_embeddings = 64 }";
 
+/// Keys that mean nothing without another.
+const BESIDE: &[(&str, &str)] = &[
+    ("pipeline.embedding", "pipeline.vocabulary=one-barrier"),
+    ("pipeline.stages_per_rank", "pipeline.schedule=interleaved"),
+];
+
 fn default_with(sets: &[String]) -> Settings {
     resolve(&Request { sets: sets.to_vec(), ..Request::default() }).unwrap_or_else(|problems| panic!("{problems}"))
 }
@@ -330,7 +339,9 @@ fn every_key_counts_and_is_written() {
     let default = default_with(&[]);
     let mut seen = vec![default.clone()];
     for (key, value) in EVERY_KEY {
-        let settings = default_with(&[format!("{key}={value}")]);
+        let beside = BESIDE.iter().filter(|(known, _)| known == key).map(|(_, other)| (*other).to_owned());
+        let sets: Vec<String> = beside.chain([format!("{key}={value}")]).collect();
+        let settings = default_with(&sets);
         assert!(!seen.contains(&settings), "{key} = {value} changes nothing");
         assert_eq!(resolve_text(&write(&settings), &[]).as_ref(), Ok(&settings), "{key} = {value}");
         seen.push(settings);

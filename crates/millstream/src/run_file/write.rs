@@ -109,7 +109,7 @@ fn pipeline(file: &mut File, settings: &Settings) {
     file.key("vocabulary", word(VOCABULARIES, vocabulary.map(|vocabulary| vocabulary.algorithm)));
     let input = vocabulary.map_or(InputLayer::FirstStage, |vocabulary| vocabulary.input);
     file.key("embedding", word(EMBEDDINGS, input));
-    file.key("recompute", same_or_each(&pipeline.checkpointing, |&kept| word(RECOMPUTES, kept)));
+    file.key("recompute", same_or_each(&pipeline.recompute, |&kept| word(RECOMPUTES, kept)));
     file.key("devices", same_or_each(&pipeline.devices, |device| quoted(device)));
     file.key("cores", or_word(pipeline.cores, "all"));
 }

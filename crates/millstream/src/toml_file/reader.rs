@@ -267,7 +267,14 @@ pub fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Node) ->
         {
             return Ok(*meant);
         }
-        let mut wrong = Wrong::new(node, names().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or "));
+        let quoted: Vec<String> = names().map(|word| format!("{word:?}")).collect();
+        let mut wrong = Wrong::new(
+            node,
+            match quoted.len() {
+                ..=3 => quoted.join(" or "),
+                _ => format!("one of {}", quoted.join(", ")),
+            },
+        );
         if let Value::Text(found) = &node.value {
             wrong.way_out = nearest(found, names()).map(|meant| format!("did you mean {meant:?}?"));
         }
