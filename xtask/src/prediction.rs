@@ -1,9 +1,9 @@
 //! Step times and memory as `millstream train` predicts them, against what it then measures.
 //!
 //! Protocol: every run predicts from a calibration of its own, on a pipeline that has ended before the run's first step,
-//! scales it to the machine's speed at that moment, and writes the prediction down first (`timeline.json`). The speed is
-//! the middle rate of a few 2048-cubed products, timed right before and right after the run's steps; where the two
-//! differ by more than 5 %, the machine was disturbed and the run is void. Every value is printed.
+//! and writes the prediction down first (`timeline.json`). The machine's speed is the middle rate of a few 2048-cubed
+//! products, timed around the calibration, right before and right after the run's steps; where one of the three differs
+//! from the others by more than 5 %, the machine was disturbed and the run is void. Every value is printed.
 
 use crate::show;
 use anyhow::{Context, ensure};
@@ -37,7 +37,7 @@ const RUNS: [(&str, &[&str]); 19] = [
 /// How often each is run.
 const REPEATS: usize = 3;
 
-/// Largest change of the fixed product's rate that counts as an undisturbed machine.
+/// Largest range of the fixed product's rate that counts as an undisturbed machine.
 const DISTURBED: f64 = 0.05;
 
 /// Runs those of [`RUNS`] whose name contains the second argument and prints a Markdown table with every value.
@@ -52,7 +52,7 @@ pub fn measure() -> anyhow::Result<()> {
         for _ in 0..REPEATS {
             let run = run(&program, sets)?;
             let cell = format!("{:.0} / {:.0}", 1e3 * run.predicted_s, 1e3 * run.measured_s);
-            if (run.speed_ratio - 1.0).abs() > DISTURBED {
+            if run.speed_range > DISTURBED {
                 cells.push(format!("[{cell}]"));
             } else {
                 cells.push(cell);
@@ -71,8 +71,8 @@ pub fn measure() -> anyhow::Result<()> {
 struct Run {
     predicted_s: f64,
     measured_s: f64,
-    /// The machine's speed after the run's steps over that before them.
-    speed_ratio: f64,
+    /// By how much the highest of the machine's speeds is above the lowest, as a share of the lowest.
+    speed_range: f64,
     /// Peaks of all categories together, by rank.
     memory: String,
 }
@@ -99,8 +99,10 @@ fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Run> {
     let ranks = predicted.iter().zip(&measured).map(|(predicted, measured)| format!("{predicted:.1} / {measured:.1}"));
     let memory = ranks.collect::<Vec<_>>().join(", ");
     let speed = |when: &str| summary["speed"][when].as_f64().context("summary.json has the machine's speed");
-    let speed_ratio = speed("after_gflops")? / speed("before_gflops")?;
-    Ok(Run { predicted_s: time("predicted")?, measured_s: time("measured")?, speed_ratio, memory })
+    let speeds = [speed("calibrated_gflops")?, speed("before_gflops")?, speed("after_gflops")?];
+    let [lowest, highest] = [speeds.into_iter().fold(f64::MAX, f64::min), speeds.into_iter().fold(0.0, f64::max)];
+    let speed_range = highest / lowest - 1.0;
+    Ok(Run { predicted_s: time("predicted")?, measured_s: time("measured")?, speed_range, memory })
 }
 
 /// The most bytes of all categories together on each rank, in MB.

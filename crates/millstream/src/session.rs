@@ -48,7 +48,7 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
         commands::note(&format!("a newer checkpoint was left out: {reason}"));
     }
     let before = Speed::now();
-    trainer.expect_speed(before.gflops);
+    let calibrated = trainer.plan().calibrated_gflops;
     show(&header(&settings, &trainer, &path))?;
     // Not before: a run that cannot be resumed with these settings still can with those it had.
     write_whole(&path.join("run.toml"), run_file::write(&settings))?;
@@ -68,7 +68,7 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
         let after = Speed::now();
         timelines.measured = middle_step(&trainer).map(TimelineFile::from);
         timelines.write(&path)?;
-        let mut summary = summarise(&settings, &trainer, &seen, [before, after])?;
+        let mut summary = summarise(&settings, &trainer, &seen, calibrated, [before, after])?;
         match &ended {
             Ok(Ended::Finished) => summary.sample = finish(&settings, &trainer, &path)?,
             Ok(Ended::Interrupted) => summary.status = Status::Interrupted,
@@ -203,6 +203,7 @@ fn summarise(
     settings: &Settings,
     trainer: &Trainer,
     seen: &Seen,
+    calibrated: Option<f64>,
     [before, after]: [Speed; 2],
 ) -> anyhow::Result<Summary> {
     let (architecture, plan) = (trainer.architecture(), trainer.plan());
@@ -243,7 +244,11 @@ fn summarise(
         sample: None,
         machine: Some(Machine::here()),
         matmul_gflops: Some(before.peak_gflops),
-        speed: Some(SpeedSummary { before_gflops: before.gflops, after_gflops: after.gflops }),
+        speed: Some(SpeedSummary {
+            calibrated_gflops: calibrated,
+            before_gflops: before.gflops,
+            after_gflops: after.gflops,
+        }),
         wall_s: None,
     })
 }
@@ -287,12 +292,12 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         }
         lines += "\n";
     }
-    if let Some(SpeedSummary { before_gflops, after_gflops }) = summary.speed
+    if let Some(SpeedSummary { before_gflops, after_gflops, .. }) = summary.speed
         && (after_gflops / before_gflops - 1.0).abs() > UNSTEADY
     {
         lines += &format!(
-            "machine          its speed moved from {before_gflops:.0} to {after_gflops:.0} GFLOP/s in this run; the \
-             prediction was made for the former\n"
+            "machine          its speed moved from {before_gflops:.0} to {after_gflops:.0} GFLOP/s in this run, which no \
+             prediction knows\n"
         );
     }
     if let Some(sample) = &summary.sample {

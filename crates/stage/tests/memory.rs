@@ -6,7 +6,7 @@ use architecture::{Architecture, Family, Partition, Rope, RopeScaling};
 use burn::tensor::Device;
 use kernels::AdamW;
 use ledger::Ledger;
-use mesh::{Cores, Rank, StageMap};
+use mesh::{Cores, Grid, Rank, Route, StageMap};
 use model::Rows;
 use plan::{MicrobatchShape, Shards, shard_costs, stage_costs};
 use schedule::{
@@ -70,38 +70,71 @@ fn rows(case: &Case, seed: usize) -> Rows {
     Rows { weights: vec![1.0; n], ..Rows::to_read(ids, case.shape.tokens) }
 }
 
-/// The second of two steps: as it was counted, and as it was predicted.
-fn measure(case: &Case, spec: Spec, recompute: Recompute, vocabulary: Option<Vocabulary>) -> (Timeline, Timeline) {
-    let architecture = architecture(case);
-    let n_stages = case.cut.len();
-    let partition = Partition::new(&architecture, case.cut).unwrap();
-    let stage_map = StageMap::one_per_rank(n_stages);
-    let cores = vec![Cores { ranks: (0..n_stages).map(Rank).collect(), permits: 2, threads: 1 }];
-    let mut pipeline = Pipeline::start(
-        &PipelineSpec {
-            architecture: architecture.clone(),
-            partition: partition.clone(),
-            stage_map: stage_map.clone(),
-            vocabulary,
-            recompute: vec![recompute; n_stages],
-            devices: vec![Device::flex(); n_stages],
-            cores: cores.clone(),
-            deadline: Duration::from_secs(60),
-        },
-        |weight, source| {
-            Ok::<_, Infallible>(match source {
-                Source::Value => model::draw(&architecture, weight, 3),
-                _ => vec![0.0; weight.n_elements()],
-            })
-        },
-    )
-    .unwrap();
-    let schedule = generate(spec, &stage_map.route(), case.n_microbatches, pipeline.tied()).unwrap();
-    let schedule: Schedule = with_transfers(&match vocabulary {
-        Some(vocabulary) => with_vocabulary(&schedule, vocabulary, &PassTimes::equal(n_stages)).unwrap(),
-        None => schedule,
-    });
-    let mut play = |number| {
+/// A pipeline that has played, so that what is made in a first step is there.
+struct Running {
+    case: Case,
+    recompute: Recompute,
+    vocabulary: Option<Vocabulary>,
+    route: Route,
+    cores: Vec<Cores>,
+    pipeline: Pipeline,
+    n_played: u64,
+}
+
+impl Running {
+    fn start(case: Case, ranks: &[usize], recompute: Recompute, vocabulary: Option<Vocabulary>) -> Self {
+        let architecture = architecture(&case);
+        let n_stages = case.cut.len();
+        let grids = ranks.iter().map(|&rank| Grid::single(Rank(rank)));
+        let stage_map = StageMap::new(grids.collect()).unwrap();
+        let n_ranks = stage_map.n_ranks();
+        let cores = vec![Cores { ranks: (0..n_ranks).map(Rank).collect(), permits: 2, threads: 1 }];
+        let pipeline = Pipeline::start(
+            &PipelineSpec {
+                architecture: architecture.clone(),
+                partition: Partition::new(&architecture, case.cut).unwrap(),
+                stage_map: stage_map.clone(),
+                vocabulary,
+                recompute: vec![recompute; n_stages],
+                devices: vec![Device::flex(); n_ranks],
+                cores: cores.clone(),
+                deadline: Duration::from_secs(60),
+            },
+            |weight, source| {
+                Ok::<_, Infallible>(match source {
+                    Source::Value => model::draw(&architecture, weight, 3),
+                    _ => vec![0.0; weight.n_elements()],
+                })
+            },
+        )
+        .unwrap();
+        Self { case, recompute, vocabulary, route: stage_map.route(), cores, pipeline, n_played: 0 }
+    }
+
+    /// A step as it was counted, and as it was predicted.
+    fn play(&mut self, spec: Spec, n_microbatches: usize) -> (Timeline, Timeline) {
+        let n_stages = self.case.cut.len();
+        let schedule = generate(spec, &self.route, n_microbatches, self.pipeline.tied()).unwrap();
+        let schedule: Schedule = with_transfers(&match self.vocabulary {
+            Some(vocabulary) => with_vocabulary(&schedule, vocabulary, &PassTimes::equal(n_stages)).unwrap(),
+            None => schedule,
+        });
+        if self.n_played == 0 {
+            self.step(&schedule);
+        }
+        let counted = self.step(&schedule);
+        let architecture = architecture(&self.case);
+        let partition = Partition::new(&architecture, self.case.cut).unwrap();
+        let shards = self.vocabulary.map(|vocabulary| Shards { vocabulary, n_ranks: schedule.n_ranks() });
+        let (shape, recompute) = (self.case.shape, vec![self.recompute; n_stages]);
+        let stages = stage_costs(&architecture, &partition, shape, &recompute, shards, 1e9);
+        let shards = shards.map_or_else(Vec::new, |shards| shard_costs(&architecture, shape, shards, 1e9));
+        let costs = Costs { stages, shards, cores: self.cores.clone(), ..Costs::default() };
+        (counted, simulate(&schedule, &costs).unwrap())
+    }
+
+    fn step(&mut self, schedule: &Schedule) -> Timeline {
+        self.n_played += 1;
         let adamw = AdamW {
             learning_rate: 1e-3,
             beta1: 0.9,
@@ -109,127 +142,93 @@ fn measure(case: &Case, spec: Spec, recompute: Recompute, vocabulary: Option<Voc
             epsilon: 1e-8,
             weight_decay: 0.1,
             gradient_scale: 1.0,
-            step: number,
+            step: self.n_played,
         };
-        let microbatches: Vec<Rows> = (0..case.n_microbatches).map(|i| rows(case, i)).collect();
-        let n = case.n_microbatches * case.shape.rows * case.shape.tokens;
-        let objective = Objective::NextToken { total_weight: n as f64 };
-        let update = Some(Update { adamw, clip_norm: Some(1.0) });
-        pipeline.play(Step { number, schedule: schedule.clone(), microbatches, objective, update }).unwrap().timeline
-    };
-    play(1);
-    let counted = play(2);
-    let shards = vocabulary.map(|vocabulary| Shards { vocabulary, n_ranks: n_stages });
-    let stages = stage_costs(&architecture, &partition, case.shape, &vec![recompute; n_stages], shards, 1e9);
-    let shards = shards.map_or_else(Vec::new, |shards| shard_costs(&architecture, case.shape, shards, 1e9));
-    let predicted = simulate(&schedule, &Costs { stages, shards, cores, ..Costs::default() }).unwrap();
-    (counted, predicted)
-}
-
-const SPECS: [Spec; 4] = [
-    Spec { kind: Kind::Gpipe, backward: Backward::Fused },
-    Spec { kind: Kind::Gpipe, backward: Backward::Split },
-    Spec { kind: Kind::OneFOneB, backward: Backward::Fused },
-    Spec { kind: Kind::OneFOneB, backward: Backward::Split },
-];
-
-const CASES: [Case; 4] = [
-    Case {
-        sizes: [64, 4, 4, 2, 16, 171, 251],
-        tied: false,
-        cut: &[5, 5],
-        shape: MicrobatchShape { rows: 2, tokens: 64 },
-        n_microbatches: 4,
-    },
-    Case {
-        sizes: [96, 3, 6, 6, 16, 256, 1021],
-        tied: true,
-        cut: &[4, 2, 2],
-        shape: MicrobatchShape { rows: 1, tokens: 96 },
-        n_microbatches: 5,
-    },
-    Case {
-        sizes: [48, 2, 3, 1, 16, 127, 509],
-        tied: false,
-        cut: &[6],
-        shape: MicrobatchShape { rows: 3, tokens: 128 },
-        n_microbatches: 2,
-    },
-    Case {
-        sizes: [128, 2, 4, 4, 32, 340, 257],
-        tied: false,
-        cut: &[2, 2, 2],
-        shape: MicrobatchShape { rows: 4, tokens: 32 },
-        n_microbatches: 6,
-    },
-];
-
-/// Of the sum over categories. Not predicted: buffers that live for one operation, the mask and the rotary angles,
-/// messages of tied gradients, and which of two ranks is ahead of the other. Largest found in ten runs 3.5 %. A stage of
-/// the head alone is not among the cases: its forward holds the logits twice for a moment, up to 13 % of so small a stage.
-const TOLERANCE: f64 = 0.05;
-
-fn check(case: &Case) {
-    let n_stages = case.cut.len();
-    for recompute in [Recompute::None, Recompute::Full] {
-        for spec in SPECS {
-            let (counted, predicted) = measure(case, spec, recompute, None);
-            for rank in (0..n_stages).map(Rank) {
-                let [found, wanted] = [&counted, &predicted].map(|timeline| timeline.peak_bytes(rank) as f64);
-                let what = format!("{:?}, {}, {recompute:?}, rank {rank}", case.cut, spec);
-                assert!((wanted / found - 1.0).abs() < TOLERANCE, "{what}: {found} bytes, predicted {wanted}");
-            }
-        }
-    }
-    // Activations of min(m, p - i) microbatches, as GPipe has them of all. With recomputation these would be inputs,
-    // which are booked as the messages they came in.
-    for rank in 0..n_stages {
-        let activations = |case: &Case, spec| {
-            measure(case, spec, Recompute::None, None).0.peak_by_category(Rank(rank))[Category::Activations as usize]
-                as f64
+        let n = schedule.n_microbatches() * self.case.shape.rows * self.case.shape.tokens;
+        let step = Step {
+            number: self.n_played,
+            schedule: schedule.clone(),
+            microbatches: (0..schedule.n_microbatches()).map(|i| rows(&self.case, i)).collect(),
+            objective: Objective::NextToken { total_weight: n as f64 },
+            update: Some(Update { adamw, clip_norm: Some(1.0) }),
         };
-        let in_flight = Case { n_microbatches: case.n_microbatches.min(n_stages - rank), ..*case };
-        let [found, wanted] = [activations(case, SPECS[2]), activations(&in_flight, SPECS[0])];
-        assert!((found / wanted - 1.0).abs() < TOLERANCE, "{:?}, rank {rank}: {found} of {wanted}", case.cut);
+        self.pipeline.play(step).unwrap().timeline
     }
 }
 
-/// As [`TOLERANCE`]; not predicted either is what waits between ranks: hidden states for their `VS`, and shards' hidden
-/// gradients for the last hop's backward, which are counted while it runs. Largest found 4.4 %. GPipe makes the last hop
-/// keep those of all microbatches, up to 15 % of so small a stage, and is not among the cases.
-const SHARDS_TOLERANCE: f64 = 0.08;
+const MODEL: Case = Case {
+    sizes: [128, 3, 4, 2, 32, 340, 1021],
+    tied: false,
+    cut: &[2, 2, 2, 2],
+    shape: MicrobatchShape { rows: 1, tokens: 128 },
+    n_microbatches: 0,
+};
 
-/// Blocks under 4 kB are not counted: norms.
-const RESIDENT_TOLERANCE: f64 = 0.01;
+fn explore(what: &str, counted: &Timeline, predicted: &Timeline) {
+    for rank in (0..counted.n_ranks).map(Rank) {
+        let live = |t: &Timeline, cats: &[usize]| {
+            t.memory
+                .iter()
+                .filter(|s| s.rank == rank)
+                .map(|s| cats.iter().map(|&c| s.bytes[c]).sum::<u64>())
+                .max()
+                .unwrap() as f64
+        };
+        let ratio = |cats: &[usize]| 100.0 * (live(predicted, cats) / live(counted, cats) - 1.0);
+        let at = |t: &Timeline| {
+            t.memory.iter().filter(|s| s.rank == rank).max_by_key(|s| s.bytes.iter().sum::<u64>()).unwrap().clone()
+        };
+        let (c, p) = (at(counted), at(predicted));
+        let label = |t: &Timeline, at: f64| {
+            t.rank(rank).find(|s| s.start_s <= at && at <= s.end_s).map(|s| s.label.clone()).unwrap_or_default()
+        };
+        println!(
+            "{what:60} r{} AL {:+5.1} ALB {:+5.1} total {:+5.1} counted {:?} at {} predicted {:?} at {}",
+            rank.0,
+            ratio(&[3, 4]),
+            ratio(&[3, 4, 5]),
+            ratio(&[0, 1, 2, 3, 4, 5]),
+            c.bytes.map(|b| b / 1024),
+            label(counted, c.at_s),
+            p.bytes.map(|b| b / 1024),
+            label(predicted, p.at_s)
+        );
+    }
+}
 
-/// The same with shards of the vocabulary; what they hold for the whole step by itself too.
-fn check_shards(case: &Case) {
-    for algorithm in [VocabularyAlgorithm::OneBarrier, VocabularyAlgorithm::TwoBarriers] {
-        for input in [InputLayer::FirstStage, InputLayer::Sharded] {
-            for spec in [SPECS[2], SPECS[3]] {
-                let vocabulary = Vocabulary { algorithm, input };
-                let (counted, predicted) = measure(case, spec, Recompute::None, Some(vocabulary));
-                for rank in (0..case.cut.len()).map(Rank) {
-                    let what = format!("{:?}, {spec}, {vocabulary:?}, rank {rank}", case.cut);
-                    let close = |found: u64, wanted: u64, tolerance: f64, of: &str| {
-                        let difference = (wanted as f64 / found as f64 - 1.0).abs();
-                        assert!(difference < tolerance, "{what}: {found} bytes, predicted {wanted}, {of}");
-                    };
-                    close(counted.peak_bytes(rank), predicted.peak_bytes(rank), SHARDS_TOLERANCE, "in all");
-                    let [found, wanted] = [&counted, &predicted].map(|timeline| timeline.peak_by_category(rank));
-                    for category in [Category::Weights, Category::Gradients] {
-                        let i = category as usize;
-                        close(found[i], wanted[i], RESIDENT_TOLERANCE, &format!("{category:?}"));
-                    }
+#[test]
+fn explore_all() {
+    for kind in Kind::ALL {
+        let ranks = kind.placement().ranks(4, 2).unwrap();
+        for recompute in [Recompute::None, Recompute::Full] {
+            let mut running = Running::start(MODEL, &ranks, recompute, None);
+            for backward in [Backward::Fused, Backward::Split] {
+                if backward == Backward::Split && kind.places_weight_passes() {
+                    continue;
+                }
+                for m in [5, 8] {
+                    let spec = Spec { kind, backward };
+                    let (c, p) = running.play(spec, m);
+                    explore(&format!("{spec} {m} {recompute:?}"), &c, &p);
                 }
             }
         }
     }
-}
-
-/// One test, since the ranks' accounts are the process's.
-#[test]
-fn counted_memory_is_as_predicted() {
-    CASES.iter().for_each(check);
-    CASES.iter().filter(|case| case.cut.len() > 1).for_each(check_shards);
+    for kind in [Kind::OneFOneB, Kind::Gpipe, Kind::VHalf] {
+        let ranks = kind.placement().ranks(4, 2).unwrap();
+        for algorithm in [VocabularyAlgorithm::OneBarrier, VocabularyAlgorithm::TwoBarriers] {
+            for input in [InputLayer::FirstStage, InputLayer::Sharded] {
+                let vocabulary = Vocabulary { algorithm, input };
+                let mut running = Running::start(MODEL, &ranks, Recompute::None, Some(vocabulary));
+                for backward in [Backward::Fused, Backward::Split] {
+                    if backward == Backward::Split && kind.places_weight_passes() {
+                        continue;
+                    }
+                    let spec = Spec { kind, backward };
+                    let (c, p) = running.play(spec, 7);
+                    explore(&format!("{spec} {vocabulary:?}"), &c, &p);
+                }
+            }
+        }
+    }
 }

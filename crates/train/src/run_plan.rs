@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use mesh::{Cores, Route};
 use plan::{MicrobatchShape, Shards};
 use schedule::{Action, Op, PassTimes, Schedule, ShardOp, StageOp};
-use simulate::{Costs, ShardCost, StageCost, Timeline};
+use simulate::{Costs, StageCost, Timeline};
 use stage::{Pipeline, PipelineSpec, Step, Update};
 use std::time::{Duration, Instant};
 
@@ -93,7 +93,7 @@ impl RunPlan {
 
     /// Measures what the stages' actions take by playing steps of this plan on a pipeline of its own with drawn weights
     /// and rows, and predicts a step from them. The first steps are not counted: they touch fresh memory. Long
-    /// steps are played less often, at least twice. When the machine's speed moved meanwhile by more than 5 %, the
+    /// steps are played less often, at least three times. When the machine's speed moved meanwhile by more than 5 %, the
     /// measurement is repeated, at most [`CALIBRATIONS_MAX`] times in all.
     ///
     /// # Errors
@@ -112,29 +112,6 @@ impl RunPlan {
             }
         }
         Ok(())
-    }
-
-    /// Predicts a step for a machine that now has the speed `gflops`, as [`matmul_gflops`] measures it: all costs grow as
-    /// it falls. On a machine shared with others, speeds a few seconds apart differ by more than what is predicted.
-    pub fn expect_speed(&mut self, gflops: f64) {
-        let Some(calibrated) = self.calibrated_gflops.replace(gflops) else { return };
-        let factor = calibrated / gflops;
-        for cost in &mut self.costs.shards {
-            let ShardCost { forward_s, backward_s, embed_forward_s, embed_backward_s, .. } = cost;
-            [forward_s, backward_s, embed_forward_s, embed_backward_s].into_iter().for_each(|time| *time *= factor);
-        }
-        for cost in &mut self.costs.stages {
-            for time in [
-                &mut cost.forward_s,
-                &mut cost.backward_s,
-                &mut cost.backward_input_s,
-                &mut cost.backward_weight_s,
-                &mut cost.optimizer_s,
-            ] {
-                *time *= factor;
-            }
-        }
-        self.predicted = predict(&self.schedule, &self.costs);
     }
 
     fn drawn_pipeline(&self, settings: &Settings) -> Result<Pipeline, TrainError> {
@@ -169,7 +146,7 @@ impl RunPlan {
         let mut timelines = Vec::new();
         let start = Instant::now();
         while timelines.len() < uncounted + COUNTED_STEPS {
-            if timelines.len() > 1 && start.elapsed() > CALIBRATION_BUDGET {
+            if timelines.len() > 2 && start.elapsed() > CALIBRATION_BUDGET {
                 break;
             }
             *number += 1;
@@ -182,7 +159,7 @@ impl RunPlan {
             })?;
             timelines.push(report.timeline);
         }
-        timelines.drain(..uncounted.min(timelines.len() - 1));
+        timelines.drain(..uncounted.min(timelines.len() - 2));
         Ok(timelines)
     }
 

@@ -101,11 +101,6 @@ impl Trainer {
         &self.plan
     }
 
-    /// Predicts steps anew for a machine of this speed, see [`RunPlan::expect_speed`].
-    pub fn expect_speed(&mut self, gflops: f64) {
-        self.plan.expect_speed(gflops);
-    }
-
     /// The text.
     pub fn corpus(&self) -> &Corpus {
         &self.corpus

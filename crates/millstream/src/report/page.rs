@@ -387,7 +387,7 @@ fn machine(summary: &Summary) -> Vec<(&'static str, String)> {
     if let Some(gflops) = summary.matmul_gflops {
         rows.push(("Matrix products, f32", format!("{gflops:.0} GFLOP/s at most")));
     }
-    if let Some(SpeedSummary { before_gflops, after_gflops }) = summary.speed {
+    if let Some(SpeedSummary { before_gflops, after_gflops, .. }) = summary.speed {
         rows.push(("Their speed before and after", format!("{before_gflops:.0} and {after_gflops:.0} GFLOP/s")));
     }
     if let Some(cores) = summary.cores {

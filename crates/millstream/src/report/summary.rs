@@ -58,6 +58,8 @@ pub struct Summary {
 /// prediction holds for that before the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SpeedSummary {
+    /// Around the measurement of costs.
+    pub calibrated_gflops: Option<f64>,
     /// Before the first step.
     pub before_gflops: f64,
     /// After the last.

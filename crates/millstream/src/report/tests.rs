@@ -112,7 +112,7 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
             memory_bytes: 8_000_000_000,
         }),
         matmul_gflops: Some(97.4),
-        speed: Some(SpeedSummary { before_gflops: 90.0, after_gflops: 72.0 }),
+        speed: Some(SpeedSummary { calibrated_gflops: Some(95.0), before_gflops: 90.0, after_gflops: 72.0 }),
         wall_s: Some(131.0),
     }
 }
