@@ -26,6 +26,8 @@ pub struct BlockCost {
     /// Elements kept from the input pass to the weight pass: input and output gradient of every matrix product; a
     /// shared input counts once.
     pub weight_gradient_elements: u64,
+    /// Elements live at once inside the block's forward beside those it keeps, at most.
+    pub forward_elements: u64,
     /// Gradients live at once inside the block's backward, at most; for the embedding its own, before it is added to
     /// the sum over microbatches.
     pub backward_elements: u64,
@@ -77,6 +79,12 @@ const MLP_QUEUES: PerToken = PerToken { hidden: 2, feed_forward: 3, ..NOTHING };
 /// Input: the norm's output. The output gradient is counted with the logits.
 const HEAD_QUEUES: PerToken = PerToken { hidden: 1, ..NOTHING };
 
+/// A product's result lies in memory twice for a moment. Here that of the output projection, or the scores, when the
+/// core's output is not there yet.
+const ATTENTION_FORWARD: [PerToken; 2] = [PerToken { hidden: 2, ..NOTHING }, PerToken { scores: 1, ..NOTHING }];
+/// The down projection's result, twice.
+const MLP_FORWARD: PerToken = PerToken { hidden: 2, ..NOTHING };
+
 /// Widest moment: the residual's gradient, those of the core's output, and of the probabilities and the scores.
 const ATTENTION_BACKWARD: PerToken = PerToken { hidden: 1, queries: 1, scores: 2, ..NOTHING };
 /// Widest moment: the residual's gradient, those of the product, gate and up.
@@ -117,6 +125,17 @@ impl Architecture {
             activation_elements: n * self.per_token(keeps, tokens),
             logit_elements: if block == Block::Head { n * self.vocab_size as u64 } else { 0 },
             weight_gradient_elements: n * self.per_token(queues, tokens),
+            forward_elements: match block {
+                Block::Embedding => n * self.hidden_size as u64,
+                Block::Attention(_) => {
+                    let [output, scores] = ATTENTION_FORWARD.map(|count| n * self.per_token(count, tokens));
+                    let core = n * (self.num_attention_heads * self.head_dim) as u64;
+                    output.max(scores.saturating_sub(core))
+                }
+                Block::Mlp(_) => n * self.per_token(MLP_FORWARD, tokens),
+                // The logits are a product too.
+                Block::Head => n * self.vocab_size as u64,
+            },
             backward_elements: match block {
                 Block::Embedding => weight_elements,
                 Block::Attention(_) | Block::Mlp(_) | Block::Head => n * self.per_token(backward, tokens),

@@ -21,7 +21,7 @@ pub use summary::{
     ByCategory, ModelSummary, Sample, SpeedSummary, StageSummary, Status, StepSummary, Summary, ValidationSummary,
     Yardsticks,
 };
-pub use timelines::{TimelineFile, Timelines};
+pub use timelines::{Kept, TimelineFile, Timelines};
 pub use trace::trace;
 
 use crate::out_folder::write_whole;

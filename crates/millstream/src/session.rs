@@ -4,7 +4,7 @@ use crate::header::{header, stages};
 use crate::out_folder::{OutFolder, write_whole};
 use crate::progress::Progress;
 use crate::report::{
-    self, Machine, ModelSummary, Sample, SpeedSummary, Status, StepSummary, Summary, TimelineFile, Timelines,
+    self, Kept, Machine, ModelSummary, Sample, SpeedSummary, Status, StepSummary, Summary, TimelineFile, Timelines,
     ValidationSummary, Yardsticks,
 };
 use crate::units::{bytes, seconds};
@@ -53,7 +53,12 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     // Not before: a run that cannot be resumed with these settings still can with those it had.
     write_whole(&path.join("run.toml"), run_file::write(&settings))?;
     // The prediction is on disk before the first step that it predicts.
-    let mut timelines = Timelines { predicted: Some(TimelineFile::from(&trainer.plan().predicted)), measured: None };
+    let plan = trainer.plan();
+    let mut timelines = Timelines {
+        predicted: Some(TimelineFile::from(&plan.predicted)),
+        measured: None,
+        kept: plan.costs.stages.iter().map(Kept::from).collect(),
+    };
     timelines.write(&path)?;
     folder.keep();
 

@@ -21,8 +21,8 @@ use simulate::Costs;
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-/// Of microbatches to stages. A visit takes some hundred bytes while it is simulated, and more than these tell no more.
-const MOST_VISITS: usize = 2_000_000;
+/// Of microbatches to stages. Listing all schedules of so many takes some ten seconds, and more tell no more.
+const MOST_VISITS: usize = 200_000;
 /// In seconds.
 const MICROSECOND: f64 = 1e-6;
 

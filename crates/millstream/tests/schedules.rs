@@ -314,7 +314,7 @@ fn refusals() {
         ),
         (
             &["--microbatches", "1000000"],
-            "  --microbatches 1000000: `microbatches` is 1000000, but on 4 ranks that makes more than 2000000 visits to stages; use \
+            "  --microbatches 1000000: `microbatches` is 1000000, but on 4 ranks that makes more than 200000 visits to stages; use \
              fewer microbatches or ranks\n",
         ),
         (

@@ -22,14 +22,20 @@ pub(crate) fn of_stage(
     let activations = sum(|cost| cost.activation_elements);
     let logits = sum(|cost| cost.logit_elements);
     let above_kept = widest_moment(&costs) - activations - logits;
+    let forward = widest_forward(&costs) - activations - logits + mask(blocks, shape);
+    let angles = angles(architecture, blocks, shape);
+    let activations = activations + angles;
 
     let (kept, kept_logits, scratch) = match recompute {
         Recompute::None => (activations, logits, vec![(Category::Buffers, above_kept)]),
         Recompute::Full => {
             let (input, shared) = input(architecture, blocks[0], shape, shards);
             let again = activations.saturating_sub(shared);
-            let scratch =
-                vec![(Category::Activations, again), (Category::Logits, logits), (Category::Buffers, above_kept)];
+            let scratch = vec![
+                (Category::Activations, again),
+                (Category::Logits, logits),
+                (Category::Buffers, above_kept.max(forward)),
+            ];
             (input, 0, scratch)
         }
     };
@@ -40,6 +46,11 @@ pub(crate) fn of_stage(
         activation_bytes: kept * ELEMENT_BYTES,
         logit_bytes: kept_logits * ELEMENT_BYTES,
         weight_grad_bytes: sum(queued) * ELEMENT_BYTES,
+        forward_scratch: match recompute {
+            Recompute::None => bytes(vec![(Category::Activations, forward)]),
+            // Less than what its backward holds.
+            Recompute::Full => Vec::new(),
+        },
         backward_scratch: bytes(scratch),
         resident: resident(by_name.values().sum()),
         ..StageCost::default()
@@ -77,6 +88,21 @@ fn input(architecture: &Architecture, first: Block, shape: MicrobatchShape, shar
     }
 }
 
+/// Elements of the rotary angles' cosines and sines, which a stage's attention blocks share and keep.
+fn angles(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape) -> u64 {
+    if has_attention(blocks) { (shape.rows * shape.tokens * architecture.head_dim) as u64 } else { 0 }
+}
+
+/// The mask of a stage's attention blocks, a byte per pair of tokens, in elements.
+fn mask(blocks: &[Block], shape: MicrobatchShape) -> u64 {
+    let n_pairs = (shape.rows * shape.tokens * shape.tokens) as u64;
+    if has_attention(blocks) { n_pairs.div_ceil(ELEMENT_BYTES) } else { 0 }
+}
+
+fn has_attention(blocks: &[Block]) -> bool {
+    blocks.iter().any(|block| matches!(block, Block::Attention(_)))
+}
+
 /// Elements left by a block's input pass for its weight pass; the logits' gradient lies where the logits were.
 fn queued(cost: &BlockCost) -> u64 {
     cost.weight_gradient_elements + cost.logit_elements
@@ -92,4 +118,11 @@ fn widest_moment(costs: &[BlockCost]) -> u64 {
         before + kept(&costs[at]) + costs[at].backward_elements + after
     });
     moments.max().unwrap_or(0)
+}
+
+/// The most elements live during forward: what the blocks passed keep, and what the one at work holds.
+fn widest_forward(costs: &[BlockCost]) -> u64 {
+    let kept = |cost: &BlockCost| cost.activation_elements + cost.logit_elements;
+    let moments = (0..costs.len()).map(|at| costs[..=at].iter().map(kept).sum::<u64>() + costs[at].forward_elements);
+    moments.chain([costs.iter().map(kept).sum()]).max().unwrap_or(0)
 }

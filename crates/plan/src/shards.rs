@@ -39,6 +39,8 @@ pub fn block_cost(
         Block::Head => BlockCost {
             weight_elements,
             activation_elements: hidden + n,
+            // The norm's result, and a copy of it for a shard.
+            forward_elements: 2 * hidden,
             backward_elements: match shards.vocabulary.algorithm {
                 VocabularyAlgorithm::OneBarrier => (shards.n_ranks as u64 + 3) * hidden,
                 VocabularyAlgorithm::TwoBarriers => (shards.n_ranks as u64 + 1) * hidden,
@@ -54,6 +56,10 @@ pub fn block_cost(
 /// Costs of every rank's shard for one microbatch, as [`stage_costs`](crate::stage_costs) has them for stages. Of the
 /// head's three products of training, `VS` makes two with one barrier and one with two. Looking rows up moves memory and
 /// takes no time here. Kept are the hidden states and the exponentials of the logits; an empty shard keeps nothing.
+///
+/// Messages between a shard and the first and last hop, in f32: to every shard the hidden states with targets and
+/// weights; from it three statistics of every token, its term of the hidden gradient, and rows of the tokens that lie in
+/// it, as many as are to be expected of ids drawn evenly from the vocabulary.
 ///
 /// # Panics
 /// If there is no rank, or the rate is not positive.
@@ -76,12 +82,38 @@ pub fn shard_costs(
         VocabularyAlgorithm::OneBarrier => (2.0, 1.0),
         VocabularyAlgorithm::TwoBarriers => (1.0, 2.0),
     };
+    let hidden = n * architecture.hidden_size;
+    let bytes = |elements: usize| elements as u64 * ELEMENT_BYTES;
+    // Of the tokens that lie in the shard.
+    let looked_up = |rows: usize| hidden * rows / architecture.vocab_size;
+    let is_input = shards.vocabulary.input == InputLayer::Sharded;
+    let messages = |rows: usize| ShardCost {
+        hidden_bytes: bytes(hidden + 2 * n),
+        statistics_bytes: bytes(3 * n),
+        hidden_gradient_bytes: match (shards.vocabulary.algorithm, rows) {
+            (_, 0) => 0,
+            (VocabularyAlgorithm::OneBarrier, rows) => bytes(hidden + looked_up(rows)),
+            (VocabularyAlgorithm::TwoBarriers, _) => bytes(hidden),
+        },
+        embedded_bytes: if is_input { bytes(looked_up(rows)) } else { 0 },
+        // Products lie in memory twice for a moment: the logits, with one barrier the averages, with two the term of the
+        // hidden gradient.
+        forward_scratch_bytes: match shards.vocabulary.algorithm {
+            VocabularyAlgorithm::OneBarrier => bytes((n * rows).max(if rows == 0 { 0 } else { 2 * hidden })),
+            VocabularyAlgorithm::TwoBarriers => bytes(n * rows),
+        },
+        backward_scratch_bytes: match (shards.vocabulary.algorithm, rows) {
+            (VocabularyAlgorithm::OneBarrier, _) | (_, 0) => 0,
+            (VocabularyAlgorithm::TwoBarriers, _) => bytes(2 * hidden),
+        },
+        ..ShardCost::default()
+    };
     let of_rows = |rows: usize| ShardCost {
         forward_s: forward * product_s(rows),
         backward_s: backward * product_s(rows),
         logit_bytes: if rows == 0 { 0 } else { (n * (architecture.hidden_size + rows)) as u64 * ELEMENT_BYTES },
         resident: resident((rows * width) as u64),
-        ..ShardCost::default()
+        ..messages(rows)
     };
     offsets.windows(2).map(|pair| of_rows(pair[1] - pair[0])).collect()
 }

@@ -68,6 +68,13 @@ fn bytes_by_hand() {
     // Norm input 6 and scale 1, product's input 6, denominator 1, logits 13.
     assert_eq!((head.activation_bytes, head.logit_bytes), (4 * 10 * (6 + 1 + 6 + 1), 4 * 10 * 13));
     assert_eq!(head.carry_bytes, 0);
+    // A product's result lies in memory twice: the residual of 6, the logits of 13. An attention block's scores are 2 heads
+    // x 5 keys a token, its output and the residual's two 6; the mask is a byte for each of 2 x 5 x 5 pairs.
+    assert_eq!(mlp.forward_scratch, [(Category::Activations, 4 * 10 * 2 * 6)]);
+    assert_eq!(head.forward_scratch, [(Category::Activations, 4 * 10 * 13)]);
+    assert_eq!(kept[0].forward_scratch, [(Category::Activations, 4 * (10 * 2 * 6 + 13))]);
+    // Twice the hidden 6, the core's 8, the keys' 4, the norm's scale, the scores, and the angles' 2 x 2 cosines and sines.
+    assert_eq!(kept[0].activation_bytes, 4 * 10 * (2 * (6 + 8 + 4) + 1 + 10 + 4));
 
     let again = costs(&model, &[2, 1, 1], Recompute::Full);
     assert_eq!(again[0].activation_bytes, 4 * 10 * 5, "ids and their companions");
@@ -75,7 +82,8 @@ fn bytes_by_hand() {
     let scratch = [
         (Category::Activations, 4 * 10 * (1 + 6 + 1)),
         (Category::Logits, 4 * 10 * 13),
-        (Category::Buffers, 4 * 10 * 12),
+        // The logits again: more than the two gradients of 6.
+        (Category::Buffers, 4 * 10 * 13),
     ];
     assert_eq!(again[2].backward_scratch, scratch);
 }
@@ -111,14 +119,18 @@ fn peaks_of_schedules() {
                     Kind::Gpipe => n_microbatches,
                     _ => n_microbatches.min(n_stages - rank),
                 };
-                let scratch = |wanted| {
-                    stage.backward_scratch.iter().filter(|(c, _)| *c == wanted).map(|(_, bytes)| bytes).sum::<u64>()
+                // What a forward or a backward holds while it runs, beside what it keeps.
+                let most = |wanted| {
+                    let of = |list: &[(Category, u64)]| -> u64 {
+                        list.iter().filter(|(category, _)| *category == wanted).map(|(_, bytes)| bytes).sum()
+                    };
+                    of(&stage.forward_scratch).max(of(&stage.backward_scratch))
                 };
                 let peak = timeline.peak_by_category(Rank(rank));
-                let wanted = in_flight as u64 * stage.activation_bytes + scratch(Category::Activations);
+                let wanted = in_flight as u64 * stage.activation_bytes + most(Category::Activations);
                 assert_eq!(peak[Category::Activations as usize], wanted, "{kind:?} {recompute:?} rank {rank}");
                 assert_eq!(peak[Category::Weights as usize], stage.resident[0].1);
-                let logits = in_flight as u64 * stage.logit_bytes + scratch(Category::Logits);
+                let logits = in_flight as u64 * stage.logit_bytes + most(Category::Logits);
                 assert_eq!(peak[Category::Logits as usize], logits);
             }
         }
@@ -141,6 +153,16 @@ fn shards_by_hand() {
                     assert_eq!(cost.forward_s, forward_products * product_s);
                     assert_eq!(cost.forward_s + cost.backward_s, 3.0 * product_s);
                     assert_eq!(cost.logit_bytes, 4 * 10 * (6 + rows));
+                    // Of 10 tokens, the thirteenth parts that lie here.
+                    let looked_up = 4 * (10 * 6 * rows / 13);
+                    assert_eq!((cost.hidden_bytes, cost.statistics_bytes), (4 * 10 * (6 + 2), 4 * 10 * 3));
+                    let (part, scratch) = match algorithm {
+                        VocabularyAlgorithm::OneBarrier => (4 * 10 * 6 + looked_up, [4 * 10 * 2 * 6, 0]),
+                        VocabularyAlgorithm::TwoBarriers => (4 * 10 * 6, [4 * 10 * rows, 4 * 10 * 2 * 6]),
+                    };
+                    assert_eq!(cost.hidden_gradient_bytes, part);
+                    assert_eq!([cost.forward_scratch_bytes, cost.backward_scratch_bytes], scratch);
+                    assert_eq!(cost.embedded_bytes, if input == InputLayer::Sharded { looked_up } else { 0 });
                 }
 
                 let partition = Partition::new(&model, &[1, 1, 1, 1]).expect("a valid partition");
@@ -162,5 +184,6 @@ fn shards_by_hand() {
     }
     let vocabulary = Vocabulary { algorithm: VocabularyAlgorithm::OneBarrier, input: InputLayer::Sharded };
     let empty = shard_costs(&model(1, false), SHAPE, Shards { vocabulary, n_ranks: 14 }, 1e3).swap_remove(13);
-    assert_eq!(empty, ShardCost::default());
+    let told = ShardCost { hidden_bytes: 4 * 10 * (6 + 2), statistics_bytes: 4 * 10 * 3, ..ShardCost::default() };
+    assert_eq!(empty, told);
 }

@@ -123,6 +123,40 @@ pub enum ScheduleError {
         /// The most it may.
         limit: f64,
     },
+    /// Work on a stage that its rank never visits.
+    #[error("{place}: no route visits stage {stage} on rank {rank}; take it out or put it where the stage lies")]
+    NotHere {
+        /// Where.
+        place: Place,
+        /// Which stage.
+        stage: Stage,
+        /// The rank whose list names it.
+        rank: Rank,
+    },
+    /// An update of a stage that gets no gradients.
+    #[error("{place}: the stage gets no gradients in this schedule; take it out")]
+    NothingToUpdate {
+        /// Where.
+        place: Place,
+    },
+    /// Some ranks wait for the global norm and others do not.
+    #[error(
+        "{barrier} waits for the global norm and {optimistic} does not; use OPT everywhere, or TRY_OPT and VALIDATE"
+    )]
+    MixedSteps {
+        /// The first update with the global norm.
+        barrier: Place,
+        /// The first without.
+        optimistic: Place,
+    },
+    /// Sequences that are cut, and a vocabulary that is sharded.
+    #[error(
+        "sequences are cut into {n_segments} segments, but vocabulary shards work on whole ones; choose one of the two"
+    )]
+    ShardedSegments {
+        /// Segments of each sequence.
+        n_segments: usize,
+    },
     /// Work on a vocabulary shard in a schedule that does not shard the vocabulary.
     #[error("{place}: the schedule does not shard the vocabulary so; take it out or say how it is sharded")]
     NoShard {

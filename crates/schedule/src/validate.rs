@@ -14,15 +14,19 @@ use std::collections::{BTreeMap, BTreeSet};
 /// - where the vocabulary is sharded, every rank does its shard's work once for every microbatch;
 /// - sends and receives come in pairs between different ranks; either all messages are spelled out or none;
 /// - either no stage has an optimizer step, or every stage with gradients has one, on each rank that has them: `OPT`, or
-///   `TRY_OPT` and `VALIDATE`;
+///   `TRY_OPT` and `VALIDATE`, all of one kind;
+/// - work on a stage stands on a rank that the stage is visited on;
 /// - everything on a list stands after what it waits for, and ranks do not wait for each other in a circle.
 ///
 /// # Errors
 /// Everything found, in rank and list order. Order and deadlock are looked at when nothing is missing or misplaced.
 pub fn validate(schedule: &Schedule) -> Result<(), Vec<ScheduleError>> {
     let (index, mut problems) = Index::new(schedule).map_err(|problem| vec![problem])?;
-    if schedule.routes.is_empty() {
+    if schedule.routes.is_empty() || schedule.n_segments == 0 {
         problems.push(ScheduleError::NoMicrobatches);
+    }
+    if schedule.vocabulary.is_some() && schedule.n_segments > 1 {
+        problems.push(ScheduleError::ShardedSegments { n_segments: schedule.n_segments });
     }
     if problems.is_empty() {
         places(&index, &mut problems);
@@ -37,11 +41,22 @@ pub fn validate(schedule: &Schedule) -> Result<(), Vec<ScheduleError>> {
 }
 
 fn places(index: &Index, problems: &mut Vec<ScheduleError>) {
+    let mut visited: BTreeSet<(Rank, Stage)> = BTreeSet::new();
+    for route in index.schedule.routes.iter() {
+        visited.extend(route.visits().iter().map(|visit| (visit.rank, visit.stage)));
+    }
     for (i, (rank, action)) in index.schedule.actions().enumerate() {
-        let Action::Visit { key, .. } = action else { continue };
-        let wanted = index.schedule.visit(key).expect("invariant: the index refuses unknown visits").rank;
-        if rank != wanted {
-            problems.push(ScheduleError::WrongRank { place: index.place(i), key, wanted });
+        match action {
+            Action::Visit { key, .. } => {
+                let wanted = index.schedule.visit(key).expect("invariant: the index refuses unknown visits").rank;
+                if rank != wanted {
+                    problems.push(ScheduleError::WrongRank { place: index.place(i), key, wanted });
+                }
+            }
+            Action::Stage { stage, .. } if !visited.contains(&(rank, stage)) => {
+                problems.push(ScheduleError::NotHere { place: index.place(i), stage, rank });
+            }
+            Action::Stage { .. } | Action::Shard { .. } => {}
         }
     }
 }
@@ -187,8 +202,21 @@ fn updates(index: &Index, problems: &mut Vec<ScheduleError>) {
         false => has(rank, stage, StageOp::OptimisticStep) && has(rank, stage, StageOp::PostValidate),
     };
     if seen.keys().any(|&(_, _, op)| op != StageOp::ReduceGradients) {
-        let without = with_gradients.into_iter().filter(|&(rank, stage)| !step(rank, stage));
-        problems.extend(without.map(|(rank, stage)| ScheduleError::MissingStep { rank, stage }));
+        let without = with_gradients.iter().filter(|&&(rank, stage)| !step(rank, stage));
+        problems.extend(without.map(|&(rank, stage)| ScheduleError::MissingStep { rank, stage }));
+    }
+    let first = |wanted: StageOp| seen.iter().find(|((_, _, op), _)| *op == wanted).map(|(_, &i)| i);
+    if let (Some(barrier), Some(optimistic)) = (first(StageOp::OptimizerStep), first(StageOp::OptimisticStep)) {
+        problems.push(ScheduleError::MixedSteps { barrier: index.place(barrier), optimistic: index.place(optimistic) });
+    }
+    for (&(rank, stage, op), &i) in &seen {
+        let is_idle = op != StageOp::ReduceGradients && !with_gradients.contains(&(rank, stage));
+        let place = index.place(i);
+        let is_told =
+            |problem: &ScheduleError| matches!(problem, ScheduleError::NotHere { place: other, .. } if *other == place);
+        if is_idle && !problems.iter().any(is_told) {
+            problems.push(ScheduleError::NothingToUpdate { place });
+        }
     }
 }
 

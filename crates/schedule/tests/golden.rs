@@ -232,6 +232,19 @@ fn refusals_in_words() {
         &["rank 1 lacks the optimizer step of stage 1 (OPT, or TRY_OPT and VALIDATE), though other stages have theirs"],
     );
     check(
+        &|ranks| ranks[1].push(Action::stage(StageOp::OptimizerStep, 0)),
+        &["0OPT (rank 1, position 9): no route visits stage 0 on rank 1; take it out or put it where the stage lies"],
+    );
+    check(
+        &|ranks| {
+            ranks[1].pop();
+            ranks[1].push(Action::stage(StageOp::OptimisticStep, 1));
+            ranks[1].push(Action::stage(StageOp::PostValidate, 1));
+        },
+        &["0OPT (rank 0, position 8) waits for the global norm and 1TRY_OPT (rank 1, position 8) does not; use OPT \
+           everywhere, or TRY_OPT and VALIDATE"],
+    );
+    check(
         &|ranks| ranks[0][0] = Action::visit(Op::Forward, Key::new(2, 0)),
         &["F of microbatch 2 hop 0 (rank 0, position 0): no route has microbatch 2 hop 0; \
            the schedule has 2 microbatches of 1 segments"],

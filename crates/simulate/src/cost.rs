@@ -29,6 +29,8 @@ pub struct StageCost {
     pub logit_bytes: u64,
     /// Bytes kept on from `I` until `W` ends (inputs and output gradients of matrix weights); activations.
     pub weight_grad_bytes: u64,
+    /// Bytes live only while `F` runs beside what it keeps, with their category.
+    pub forward_scratch: Vec<(Category, u64)>,
     /// Bytes live only while `I` or `B` runs (recomputed activations, logits gradients...), with their category.
     pub backward_scratch: Vec<(Category, u64)>,
     /// Bytes live for the whole step: weights, gradients, optimizer.
@@ -48,6 +50,20 @@ pub struct ShardCost {
     pub embed_backward_s: f64,
     /// Bytes kept from `VS` until `VT` ends: the hidden states, and the shard's part of the logits or their softmax.
     pub logit_bytes: u64,
+    /// Bytes of logits live only while `VS` runs.
+    pub forward_scratch_bytes: u64,
+    /// Bytes of buffers live only while `VT` runs.
+    pub backward_scratch_bytes: u64,
+    /// Bytes of the last hop's output that wait here for `VS`.
+    pub hidden_bytes: u64,
+    /// Bytes of the softmax statistics that `VS` gives to every rank for its `VT`, and with one barrier to the last hop.
+    pub statistics_bytes: u64,
+    /// Bytes of this shard's part of the hidden gradient, which wait at the last hop for its `I` or `B`: with one barrier
+    /// from `VS` on, with two from `VT` on.
+    pub hidden_gradient_bytes: u64,
+    /// Bytes of the rows looked up here that wait at the first hop for its `F`, and of their gradient that waits here
+    /// for `IB`.
+    pub embedded_bytes: u64,
     /// Bytes live for the whole step: weights, gradients, optimizer.
     pub resident: Vec<(Category, u64)>,
 }

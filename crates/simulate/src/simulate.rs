@@ -27,9 +27,10 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 /// - An optimistic update stands: `TRY_OPT` takes as long as `OPT`, `VALIDATE` no time.
 /// - Ranks do not wait for each other in `REDUCE_GRAD`, which takes its cost.
 /// - A forward's activations and logits live from its start to the end of `I` or `B`, the part of the activations that
-///   `W` needs to the end of `W`, a shard's logits from the start of `VS` to the end of `VT`, scratch while `I` or `B`
-///   runs; a message occupies the receiver's buffers from its arrival until the action that uses it begins. What goes
-///   at the moment at which something else comes is never counted together with it.
+///   `W` needs to the end of `W`, a shard's logits from the start of `VS` to the end of `VT`, scratch while its action
+///   runs; a message occupies the receiver's buffers from its arrival until the action that uses it begins, and what an
+///   action gives to a collective from the end of that action on. What goes at the moment at which something else comes
+///   is never counted together with it.
 ///
 /// A schedule without transfers is played as [`with_transfers`] makes it, and the timeline has those transfers.
 /// Deterministic; takes time proportional to the number of actions (times the logarithm of the number of ranks), on one
@@ -453,7 +454,7 @@ impl<'a> Play<'a> {
             }
             Action::Visit { op: Op::RecvActivation | Op::RecvGradient, .. } => self.free(rank.0, now_s),
             _ => {
-                self.memory.compute_ends(self.costs, self.stages[i], rank, action, now_s);
+                self.memory.compute_ends(self.schedule, self.costs, self.stages[i], rank, action, now_s);
                 if let Some(cores) = self.ranks[rank.0].cores {
                     self.cores[cores].n_free += 1;
                 }

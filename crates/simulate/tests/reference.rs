@@ -190,8 +190,11 @@ impl<'a> Reference<'a> {
             let cost = &self.costs.stages[self.schedule.stage(action).0];
             match action {
                 Action::Shard { op: ShardOp::VocabForward, microbatch } => {
+                    let shard = &self.costs.shards[rank];
                     let after = self.times[&(rank, Action::shard(ShardOp::VocabBackward, microbatch.0))];
-                    items.push((Category::Logits, self.costs.shards[rank].logit_bytes, times.start_s, after.end_s));
+                    items.push((Category::Logits, shard.logit_bytes, times.start_s, after.end_s));
+                    items.push((Category::Logits, shard.forward_scratch_bytes, times.start_s, times.end_s));
+                    items.push((Category::Buffers, shard.backward_scratch_bytes, after.start_s, after.end_s));
                 }
                 Action::Visit { op: Op::Forward, key } => {
                     let until_s = end_s(Op::Backward, key).or(end_s(Op::BackwardInput, key)).unwrap();
@@ -200,6 +203,8 @@ impl<'a> Reference<'a> {
                     items.push((Category::Logits, cost.logit_bytes, times.start_s, until_s));
                     items.push((Category::Activations, cost.activation_bytes - for_weight, times.start_s, until_s));
                     items.push((Category::Activations, for_weight, times.start_s, until_weight_s));
+                    let scratch = cost.forward_scratch.iter();
+                    items.extend(scratch.map(|&(of, bytes)| (of, bytes, times.start_s, times.end_s)));
                 }
                 Action::Visit { op: Op::Backward | Op::BackwardInput, .. } => {
                     let scratch = cost.backward_scratch.iter();
@@ -208,6 +213,9 @@ impl<'a> Reference<'a> {
                 _ => {}
             }
         }
+        items.extend(
+            self.waiting(rank).into_iter().map(|(bytes, from_s, to_s)| (Category::Buffers, bytes, from_s, to_s)),
+        );
         for (&(from, send), sent) in &self.times {
             let Action::Visit { op: op @ (Op::SendActivation | Op::SendGradient), key } = send else { continue };
             let (there, users) = match op {
@@ -222,6 +230,50 @@ impl<'a> Reference<'a> {
         }
         items
     }
+
+    /// Bytes of collectives that wait on a rank: from when one of a microbatch's passes ends, until when another begins.
+    fn waiting(&self, rank: usize) -> Vec<(u64, f64, f64)> {
+        let Some(vocabulary) = self.schedule.vocabulary else { return Vec::new() };
+        let mut waiting = Vec::new();
+        for (i, route) in self.schedule.routes.iter().enumerate() {
+            let visit = |ops: &[Op], hop: usize| {
+                let times = |&op: &Op| {
+                    let holder = route.visits()[hop].rank.0;
+                    self.times.get(&(holder, Action::visit(op, Key::new(i, hop)))).copied()
+                };
+                ops.iter().find_map(times).unwrap()
+            };
+            let (first, last) = (0, route.n_hops() - 1);
+            let backward = [Op::Backward, Op::BackwardInput];
+            let of_shard = |op: ShardOp, at: usize| self.times[&(at, Action::shard(op, i))];
+            let own = &self.costs.shards[rank];
+            let forward = of_shard(ShardOp::VocabForward, rank);
+            waiting.push((own.hidden_bytes, visit(&[Op::Forward], last).end_s, forward.start_s));
+            for (from, shard) in self.costs.shards.iter().enumerate() {
+                let sent_s = of_shard(ShardOp::VocabForward, from).end_s;
+                waiting.push((shard.statistics_bytes, sent_s, of_shard(ShardOp::VocabBackward, rank).start_s));
+                if route.visits()[last].rank.0 == rank {
+                    let used_s = visit(&backward, last).start_s;
+                    if vocabulary.algorithm == VocabularyAlgorithm::OneBarrier {
+                        waiting.push((shard.statistics_bytes, sent_s, used_s));
+                        waiting.push((shard.hidden_gradient_bytes, sent_s, used_s));
+                    } else {
+                        let sent_s = of_shard(ShardOp::VocabBackward, from).end_s;
+                        waiting.push((shard.hidden_gradient_bytes, sent_s, used_s));
+                    }
+                }
+                if vocabulary.input == InputLayer::Sharded && route.visits()[first].rank.0 == rank {
+                    let sent_s = of_shard(ShardOp::EmbedForward, from).end_s;
+                    waiting.push((shard.embedded_bytes, sent_s, visit(&[Op::Forward], first).start_s));
+                }
+            }
+            if vocabulary.input == InputLayer::Sharded {
+                let used_s = of_shard(ShardOp::EmbedBackward, rank).start_s;
+                waiting.push((own.embedded_bytes, visit(&backward, first).end_s, used_s));
+            }
+        }
+        waiting
+    }
 }
 
 fn peak(items: &[(Category, u64, f64, f64)], counts: impl Fn(Category) -> bool) -> u64 {
@@ -235,8 +287,8 @@ fn peak(items: &[(Category, u64, f64, f64)], counts: impl Fn(Category) -> bool) 
 fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
     let time = || prop_oneof![Just(0.0), 0.0..3.0_f64];
     let bytes = || 0..50_u64;
-    let stage =
-        (prop::array::uniform6(time()), prop::array::uniform8(bytes()), bytes()).prop_map(|(times, bytes, kept)| {
+    let stage = (prop::array::uniform6(time()), prop::array::uniform8(bytes()), [bytes(), bytes()]).prop_map(
+        |(times, bytes, [kept, begun])| {
             let [forward_s, backward_input_s, backward_weight_s, backward_s, recompute_s, optimizer_s] = times;
             let [carry_bytes, weight_grad_bytes, logit_bytes, scratch, more, weights, gradients, buffers] = bytes;
             StageCost {
@@ -250,6 +302,7 @@ fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
                 activation_bytes: weight_grad_bytes + kept,
                 logit_bytes,
                 weight_grad_bytes,
+                forward_scratch: vec![(Category::Activations, begun)],
                 backward_scratch: vec![(Category::Logits, scratch), (Category::Activations, more)],
                 resident: vec![
                     (Category::Weights, weights),
@@ -258,11 +311,24 @@ fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
                 ],
                 ..StageCost::default()
             }
-        });
-    let shard = (prop::array::uniform4(time()), bytes(), bytes()).prop_map(|(times, logit_bytes, weights)| {
+        },
+    );
+    let shard = (prop::array::uniform4(time()), prop::array::uniform8(bytes())).prop_map(|(times, bytes)| {
         let [forward_s, backward_s, embed_forward_s, embed_backward_s] = times;
-        let resident = vec![(Category::Weights, weights)];
-        ShardCost { forward_s, backward_s, embed_forward_s, embed_backward_s, logit_bytes, resident }
+        ShardCost {
+            forward_s,
+            backward_s,
+            embed_forward_s,
+            embed_backward_s,
+            logit_bytes: bytes[0],
+            forward_scratch_bytes: bytes[1],
+            backward_scratch_bytes: bytes[2],
+            hidden_bytes: bytes[3],
+            statistics_bytes: bytes[4],
+            hidden_gradient_bytes: bytes[5],
+            embedded_bytes: bytes[6],
+            resident: vec![(Category::Weights, bytes[7])],
+        }
     });
     let meetings = prop::array::uniform6(time()).prop_map(|times| {
         let [hidden_s, softmax_s, hidden_gradient_s, embedded_s, embedded_gradient_s, norm_s] = times;

@@ -55,6 +55,13 @@ pub(crate) fn into_vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("invariant: activations are f32")
 }
 
+/// The tensor, alone on the host and booked to this thread's account from now on; elsewhere, where the ledger does not
+/// count, as it is.
+pub(crate) fn adopted(tensor: Tensor<2>) -> Tensor<2> {
+    let (device, n) = (tensor.device(), tensor.dims()[0]);
+    if device == Device::flex() { from_vec(into_vec(tensor), n, &device) } else { tensor }
+}
+
 /// A matrix of `n` rows that takes the values over.
 pub(crate) fn from_vec(values: Vec<f32>, n: usize, device: &Device) -> Tensor<2> {
     ledger::adopt(&values);

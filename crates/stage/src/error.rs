@@ -16,10 +16,10 @@ pub enum StageError {
         /// The panic's message.
         message: String,
     },
-    /// The gradient is not a finite number.
+    /// The gradient is not a finite number, and [`NotFinite::Stop`](crate::NotFinite::Stop) was asked for.
     #[error(
         "step {step}: the gradient norm is {norm}, so no update was made; lower optimizer.learning_rate or set \
-         optimizer.clip_norm, and check the data"
+         optimizer.clip_norm, and check the data; optimizer.not_finite = \"skip\" goes on without such steps"
     )]
     NotFinite {
         /// Which step.
@@ -36,12 +36,4 @@ pub enum StageError {
     /// The schedule is not one that can be played.
     #[error("the schedule cannot be played: {0}")]
     Schedule(String),
-    /// An operation this runtime does not have.
-    #[error("rank {rank} cannot play {label}: this runtime does not have that operation")]
-    Unsupported {
-        /// Who.
-        rank: Rank,
-        /// The action as printed.
-        label: String,
-    },
 }

@@ -16,6 +16,7 @@ mod shard;
 mod softmax;
 mod store;
 mod training_state;
+mod updates;
 mod visit;
 mod vocabulary;
 
@@ -23,4 +24,4 @@ pub use error::StageError;
 pub use objective::Objective;
 pub use pipeline::{Pipeline, PipelineSpec, Source};
 pub use plan::Recompute;
-pub use play::{Report, Step, Update};
+pub use play::{NotFinite, Report, RollBack, Step, Update};

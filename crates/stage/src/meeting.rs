@@ -45,7 +45,9 @@ pub(crate) const NORM: Channel = Channel::Collective(0);
 pub(crate) const TIED_ROWS_OUT: Channel = Channel::Collective(1);
 /// Their sums with the head's gradient, back.
 pub(crate) const TIED_ROWS_BACK: Channel = Channel::Collective(2);
-const BEFORE_MICROBATCHES: usize = 3;
+/// The sum of squares that travels down the ranks.
+pub(crate) const RUNNING_NORM: Channel = Channel::Collective(3);
+const BEFORE_MICROBATCHES: usize = 4;
 const PER_MICROBATCH: usize = 5;
 
 /// What the messages of a microbatch's meeting are tagged with.

@@ -8,6 +8,7 @@ use crate::rank::{Played, Player, Tie};
 use crate::shard::Shard;
 use crate::store::Store;
 use crate::training_state::{TrainingState, decays};
+use crate::updates::is_update;
 use architecture::{Architecture, Block, Partition, Weight};
 use burn::tensor::Device;
 use mesh::{Cores, Rank, Stage, StageMap};
@@ -159,6 +160,7 @@ impl Pipeline {
             StageError::Schedule(lines.join("; "))
         })?;
         self.check_vocabulary(&step.schedule)?;
+        check_updates(&step.schedule)?;
         let n_microbatches = step.microbatches.len();
         let mut step = step;
         step.schedule.ranks.resize(self.n_ranks, Vec::new());
@@ -222,9 +224,7 @@ impl Pipeline {
                 "it has {n_lists} ranks, but the vocabulary is sharded over {n_ranks}"
             )));
         }
-        let updates = |list: &[Action]| {
-            list.iter().any(|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }))
-        };
+        let updates = |list: &[Action]| list.iter().any(|&action| is_update(action));
         let idle = schedule.ranks.iter().position(|list| !updates(list));
         match idle.filter(|_| input.is_some() && schedule.ranks.iter().any(|list| updates(list))) {
             Some(rank) => Err(StageError::Schedule(format!(
@@ -285,6 +285,17 @@ impl Drop for Pipeline {
             thread.join().unwrap_or_default();
         }
     }
+}
+
+/// Whether all ranks learn the norm in the same way.
+fn check_updates(schedule: &Schedule) -> Result<(), StageError> {
+    let updates = || schedule.actions().map(|(_, action)| action).filter(|&action| is_update(action));
+    let is_tried = |action| matches!(action, Action::Stage { op: StageOp::OptimisticStep, .. });
+    if updates().any(is_tried) && !updates().all(is_tried) {
+        let found = "it has both OPT and TRY_OPT; let all stages update in one way";
+        return Err(StageError::Schedule(found.to_owned()));
+    }
+    Ok(())
 }
 
 /// Runs a rank's whole loop inside a thread pool of its own, so that kernels use its cores and no others.

@@ -29,9 +29,46 @@ pub struct Update {
     pub adamw: AdamW,
     /// Largest global gradient norm over all stages.
     pub clip_norm: Option<f64>,
+    /// What becomes of a step whose gradient norm is not finite.
+    pub not_finite: NotFinite,
+    /// How an update that came too early is taken back; asked only by schedules with post-validation.
+    pub roll_back: RollBack,
+}
+
+/// What becomes of a step whose gradient norm is not finite.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum NotFinite {
+    /// It fails, and the pipeline stops.
+    #[default]
+    Stop,
+    /// It updates nothing: weights and moments keep their bits.
+    Skip,
+}
+
+/// How an update by the norm of only some ranks is taken back when the norm of all asks for another.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RollBack {
+    /// From a copy of weights and moments, three f32 a parameter, that is kept until the update is validated. The step's
+    /// outcome is that of a barrier, to the bit.
+    #[default]
+    Copy,
+    /// By inverting the update's arithmetic (see [`AdamW::undo`]): nothing is kept, and what was taken back is as before
+    /// up to rounding. Betas must be above 0 and the rate times the decay below 1, and the update finite in f32: squares
+    /// of gradients after clipping, of all unless another rank's are not finite.
+    Invert,
 }
 
 impl Update {
+    /// Without clipping; a norm that is not finite stops, and a copy is kept for rolling back.
+    pub fn new(adamw: AdamW) -> Self {
+        Self { adamw, clip_norm: None, not_finite: NotFinite::Stop, roll_back: RollBack::Copy }
+    }
+
+    /// The update that gradients of this norm ask for; none when it is not finite.
+    pub(crate) fn by_norm(&self, norm: f64) -> Option<AdamW> {
+        norm.is_finite().then(|| AdamW { gradient_scale: self.scale(norm), ..self.adamw })
+    }
+
     /// Factor that brings a gradient of this norm within the limit, as `torch.nn.utils.clip_grad_norm_` has it.
     pub fn scale(&self, norm: f64) -> f64 {
         self.clip_norm.map_or(1.0, |limit| (limit / (norm + 1e-6)).min(1.0))
@@ -43,7 +80,7 @@ impl Update {
 pub struct Report {
     /// Each microbatch's share of the loss; they add up to the step's.
     pub losses: Vec<f64>,
-    /// Global gradient norm before clipping; absent without optimizer steps.
+    /// Global gradient norm before clipping; absent without optimizer steps, and not finite when the update was skipped.
     pub gradient_norm: Option<f64>,
     /// What was measured.
     pub timeline: Timeline,
@@ -53,5 +90,10 @@ impl Report {
     /// The step's loss.
     pub fn loss(&self) -> f64 {
         self.losses.iter().sum()
+    }
+
+    /// Whether the step updated nothing because its gradient norm was not finite.
+    pub fn is_skipped(&self) -> bool {
+        self.gradient_norm.is_some_and(|norm| !norm.is_finite())
     }
 }

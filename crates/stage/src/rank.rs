@@ -2,16 +2,16 @@
 
 use crate::carry::{Carry, from_vec, into_vec};
 use crate::error::StageError;
-use crate::meeting;
 use crate::permits::Permits;
 use crate::play::Step;
 use crate::shard::Shard;
 use crate::store::Store;
 use crate::training_state::TrainingState;
+use crate::updates::Updates;
 use crate::visit::{self, Forwarded, Saved};
 use crate::vocabulary::{Messages, vocabulary};
 use burn::tensor::{Tensor, TensorData};
-use kernels::{AdamW, WeightGrad};
+use kernels::WeightGrad;
 use mesh::{Key, Microbatch, Rank, Stage};
 use schedule::{Action, Op, ShardOp, StageOp};
 use simulate::{Category, MemorySample, Span};
@@ -56,24 +56,14 @@ struct InFlight {
     /// Microbatches whose evaluation ended here in a sharded vocabulary, with their tokens' weights.
     evaluated: Vec<(Microbatch, Vec<f32>)>,
     reduced: Vec<bool>,
-    shard: Updated,
-    /// The norm agreed on, and the update that follows from it.
-    update: Option<(f64, AdamW)>,
-}
-
-/// Whether this step's update of the rank's shard was made.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Updated {
-    #[default]
-    NotYet,
-    Already,
+    updates: Updates,
 }
 
 impl Player {
     /// Plays this rank's list of `step`, whose clock started at `start`.
     ///
     /// # Errors
-    /// When a message does not come, the gradient is not finite, or an operation is not supported.
+    /// When a message does not come, or the gradient is not finite and that stops the run.
     pub fn play(&mut self, step: &Step, start: Instant) -> Result<Played, StageError> {
         let rank = self.endpoint.rank();
         let mut played = Played::default();
@@ -101,10 +91,7 @@ impl Player {
             match action {
                 Action::Visit { op, key } => self.visit(step, op, key, messages, &mut in_flight, &mut played)?,
                 Action::Shard { op, microbatch } => self.shard(step, op, microbatch, messages, &mut played)?,
-                Action::Stage { op: StageOp::OptimisticStep | StageOp::PostValidate, .. } => {
-                    return Err(StageError::Unsupported { rank, label: step.schedule.label(action) });
-                }
-                Action::Stage { op, stage } => self.stage(op, stage, &mut in_flight),
+                Action::Stage { op, stage } => self.stage(step, op, stage, &mut in_flight.updates),
             }
             drop(permit);
             let end_s = now_s();
@@ -125,7 +112,7 @@ impl Player {
             let loss = self.evaluated_loss(step, microbatch, &weights)?;
             played.losses.push((microbatch.0, loss));
         }
-        played.gradient_norm = in_flight.update.map(|(norm, _)| norm);
+        played.gradient_norm = in_flight.updates.norm;
         let left = in_flight.carries.len()
             + in_flight.gradients.len()
             + in_flight.saved.len()
@@ -135,7 +122,7 @@ impl Player {
         Ok(played)
     }
 
-    /// Waits that need no core: for messages, and for the other ranks' norms before the first optimizer step.
+    /// Waits that need no core: for messages, and for other ranks' norms before the first optimizer step.
     fn before_permit(&mut self, step: &Step, action: Action, in_flight: &mut InFlight) -> Result<Waits, StageError> {
         let rank = self.endpoint.rank();
         let tag = |channel| Tag { epoch: 0, step: step.number, channel };
@@ -169,8 +156,8 @@ impl Player {
                 self.reduce(step, stage, in_flight)?;
                 Ok(Waits::AreNone)
             }
-            Action::Stage { op: StageOp::OptimizerStep, .. } if in_flight.update.is_none() => {
-                in_flight.update = Some(self.agree_on_update(step)?);
+            Action::Stage { op, .. } => {
+                self.agree(step, op, &mut in_flight.updates)?;
                 Ok(Waits::AreNone)
             }
             _ => Ok(Waits::AreNone),
@@ -289,22 +276,15 @@ impl Player {
         Ok(self.endpoint.send(to, tag, buffers)?)
     }
 
-    fn stage(&mut self, op: StageOp, stage: Stage, in_flight: &mut InFlight) {
+    fn stage(&mut self, step: &Step, op: StageOp, stage: Stage, updates: &mut Updates) {
         match op {
-            StageOp::OptimizerStep => {
-                let (_, adamw) = in_flight.update.expect("invariant: agreed before the permit");
-                self.stores.get_mut(&stage).expect("invariant: the stage lies on its rank").update(&adamw);
-                if std::mem::replace(&mut in_flight.shard, Updated::Already) == Updated::NotYet
-                    && let Some(shard) = &mut self.shard
-                {
-                    shard.training.update(&mut shard.parameters, &adamw);
-                }
+            StageOp::OptimizerStep | StageOp::OptimisticStep | StageOp::PostValidate => {
+                self.update(step, op, stage, updates);
             }
             // Summed while waiting.
             StageOp::ReduceGradients => {}
             // Weights are whole and in memory: nothing is sharded or streamed here.
             StageOp::Unshard | StageOp::Reshard | StageOp::LoadWeights | StageOp::EvictWeights => {}
-            StageOp::OptimisticStep | StageOp::PostValidate => unreachable!("refused before"),
         }
     }
 
@@ -356,38 +336,8 @@ impl Player {
         Ok(())
     }
 
-    /// The norm, and the update all ranks make: every rank adds the same squares in the same order, so all clip alike.
-    fn agree_on_update(&mut self, step: &Step) -> Result<(f64, AdamW), StageError> {
-        let update = step.update.expect("invariant: a schedule with optimizer steps comes with an update");
-        self.sum_tied_rows(step)?;
-        let norm = self.global_norm(step)?;
-        if !norm.is_finite() {
-            return Err(StageError::NotFinite { step: step.number, norm });
-        }
-        Ok((norm, AdamW { gradient_scale: update.scale(norm), ..update.adamw }))
-    }
-
-    /// Square root of the sum of squares of all gradients, each parameter once, added in rank order.
-    fn global_norm(&mut self, step: &Step) -> Result<f64, StageError> {
-        let squares: Vec<f64> = self.training_states().flat_map(|state| state.squares()).collect();
-        let steps = |list: &[Action]| {
-            list.iter().any(|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }))
-        };
-        let group: Vec<Rank> = step
-            .schedule
-            .ranks
-            .iter()
-            .enumerate()
-            .filter(|(_, list)| steps(list))
-            .map(|(rank, _)| Rank(rank))
-            .collect();
-        let tag = Tag { epoch: 0, step: step.number, channel: meeting::NORM };
-        let all = self.endpoint.all_gather(&group, tag, squares)?;
-        Ok(all.into_iter().flatten().sum::<f64>().sqrt())
-    }
-
     /// Of the stages in order, then of the shard.
-    fn training_states(&mut self) -> impl Iterator<Item = &mut TrainingState> {
+    pub(crate) fn training_states(&mut self) -> impl Iterator<Item = &mut TrainingState> {
         let of_shard = self.shard.iter_mut().map(|shard| &mut shard.training);
         self.stores.values_mut().map(|store| &mut store.training).chain(of_shard)
     }
@@ -414,7 +364,9 @@ fn category(action: Action) -> Category {
     match action {
         Action::Visit { op: Op::Forward | Op::Recompute, .. } => Category::Activations,
         Action::Shard { op: ShardOp::VocabForward, .. } => Category::Logits,
-        Action::Stage { op: StageOp::OptimizerStep, .. } => Category::Optimizer,
+        Action::Stage { op: StageOp::OptimizerStep | StageOp::OptimisticStep | StageOp::PostValidate, .. } => {
+            Category::Optimizer
+        }
         _ => Category::Buffers,
     }
 }

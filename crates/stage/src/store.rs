@@ -1,7 +1,6 @@
 //! What a rank keeps of one stage: weights, gradients, moments.
 
 use crate::training_state::TrainingState;
-use kernels::AdamW;
 use model::Part;
 use plan::Recompute;
 
@@ -11,11 +10,4 @@ pub(crate) struct Store {
     pub part: Part,
     pub recompute: Recompute,
     pub training: TrainingState,
-}
-
-impl Store {
-    /// One optimizer step on every parameter.
-    pub fn update(&mut self, adamw: &AdamW) {
-        self.training.update(self.part.parameters_mut(), adamw);
-    }
 }

@@ -1,6 +1,7 @@
 //! What training keeps beside a list of parameters: gradient sums and moments.
 
 use crate::pipeline::Source;
+use crate::play::RollBack;
 use architecture::{Role, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::{AdamW, Moments, WeightGrad, sum_of_squares, weight_gradient};
@@ -19,6 +20,15 @@ pub(crate) struct TrainingState {
     decays: Vec<bool>,
     /// Parameters counted in the global norm: each element once over all holders.
     counted: Vec<bool>,
+    /// What an update that is not validated may have to be taken back to.
+    before: Option<Before>,
+}
+
+/// Copies of parameters and moments.
+#[derive(Debug)]
+struct Before {
+    values: Vec<Tensor<1>>,
+    moments: Vec<Moments>,
 }
 
 impl TrainingState {
@@ -44,7 +54,7 @@ impl TrainingState {
         }
         let names = || parameters.iter().map(|parameter| parameter.weight.name.as_str());
         let (decays, counted) = (names().map(decays).collect(), names().map(counted).collect());
-        let mut state = Self { device: device.clone(), gradients: Vec::new(), moments, decays, counted };
+        let mut state = Self { device: device.clone(), gradients: Vec::new(), moments, decays, counted, before: None };
         state.clear_gradients();
         Ok(state)
     }
@@ -98,12 +108,67 @@ impl TrainingState {
 
     /// One optimizer step on every parameter.
     pub fn update(&mut self, parameters: &mut [Parameter], adamw: &AdamW) {
+        self.on_each(parameters, adamw, AdamW::update);
+    }
+
+    /// An optimizer step that [`TrainingState::validate`] may take back.
+    pub fn try_update(&mut self, parameters: &mut [Parameter], adamw: &AdamW, roll_back: RollBack) {
+        self.before = match roll_back {
+            RollBack::Invert => None,
+            RollBack::Copy => {
+                let moments = self.moments.iter().map(|moments| Moments { m: copy(&moments.m), v: copy(&moments.v) });
+                let values = parameters.iter().map(|parameter| copy(&parameter.value));
+                Some(Before { values: values.collect(), moments: moments.collect() })
+            }
+        };
+        self.update(parameters, adamw);
+    }
+
+    /// Leaves the update `tried` as it is, or replaces it by `wanted`; `None` is no update. Copies are gone afterwards.
+    pub fn validate(&mut self, parameters: &mut [Parameter], tried: Option<AdamW>, wanted: Option<AdamW>) {
+        let before = self.before.take();
+        if tried == wanted {
+            return;
+        }
+        match (tried, before) {
+            (None, _) => {}
+            (Some(_), Some(before)) => self.restore(parameters, before),
+            (Some(tried), None) => self.on_each(parameters, &tried, AdamW::undo),
+        }
+        if let Some(wanted) = wanted {
+            self.update(parameters, &wanted);
+        }
+    }
+
+    /// Writes the copies back in place, so that every buffer keeps its account.
+    fn restore(&mut self, parameters: &mut [Parameter], before: Before) {
+        let write = |to: &mut Tensor<1>, from: Tensor<1>| {
+            let n = from.dims()[0];
+            let buffer = std::mem::replace(to, Tensor::empty([0], &from.device()));
+            *to = buffer.slice_assign(0..n, from);
+        };
+        for (parameter, value) in parameters.iter_mut().zip(before.values) {
+            write(&mut parameter.value, value);
+        }
+        for (moments, before) in self.moments.iter_mut().zip(before.moments) {
+            write(&mut moments.m, before.m);
+            write(&mut moments.v, before.v);
+        }
+    }
+
+    /// `pass` over every parameter with its gradient and moments.
+    fn on_each(
+        &mut self,
+        parameters: &mut [Parameter],
+        adamw: &AdamW,
+        pass: impl Fn(&AdamW, Tensor<1>, &Tensor<1>, Moments) -> (Tensor<1>, Moments),
+    ) {
         let empty = || Tensor::empty([0], &self.device);
         for (i, parameter) in parameters.iter_mut().enumerate() {
             let adamw = AdamW { weight_decay: if self.decays[i] { adamw.weight_decay } else { 0.0 }, ..*adamw };
             let moments = std::mem::replace(&mut self.moments[i], Moments { m: empty(), v: empty() });
             let value = std::mem::replace(&mut parameter.value, empty());
-            (parameter.value, self.moments[i]) = adamw.update(value, &self.gradients[i], moments);
+            (parameter.value, self.moments[i]) = pass(&adamw, value, &self.gradients[i], moments);
         }
     }
 
@@ -117,6 +182,12 @@ impl TrainingState {
             Source::Gradient => self.gradients[i].clone(),
         }))
     }
+}
+
+/// The same values in a buffer of their own. Times 1 changes no bit and needs no second buffer, which an empty tensor to
+/// write into does for a moment.
+fn copy(t: &Tensor<1>) -> Tensor<1> {
+    t.clone().mul_scalar(1.0)
 }
 
 /// Whether weight decay applies: matrices only, not norms, biases and embeddings. A matrix that is also the embedding

@@ -2,13 +2,14 @@
 
 #![expect(clippy::large_enum_variant, reason = "values are kept one per visit and moved a few times a step")]
 
-use crate::carry::{Carry, into_vec};
+use crate::carry::{Carry, adopted, into_vec};
 use crate::objective::Objective;
 use crate::store::Store;
 use burn::tensor::{Tensor, TensorData};
 use kernels::{Seed, WeightGrad};
 use model::{Output, Rows, Tape, Tracked};
 use plan::Recompute;
+use simulate::Category;
 
 /// What a forward left under its key.
 #[derive(Debug)]
@@ -64,6 +65,8 @@ pub(crate) fn forward(
     hidden: Option<Tensor<2>>,
     objective: &Objective,
 ) -> (Saved, Forwarded) {
+    // It came as a message and is kept from now on.
+    let hidden = hidden.map(adopted);
     match store.recompute {
         Recompute::None => track(store, rows, hidden, objective),
         Recompute::Full => {
@@ -84,6 +87,7 @@ pub(crate) fn evaluate(store: &Store, rows: &Rows, hidden: Option<Tensor<2>>, ob
 
 /// `R`: the graph again from the input.
 pub(crate) fn recompute(store: &Store, saved: Saved, objective: &Objective) -> Saved {
+    let _activations = ledger::category(Category::Activations);
     match saved {
         Saved::Input { rows, hidden } => track(store, rows, hidden, objective).0,
         graph @ Saved::Graph { .. } => graph,
@@ -117,7 +121,10 @@ pub(crate) fn backward_input(store: &mut Store, saved: Saved, gradient: Option<T
         }
         None => Some(source),
     };
-    BackwardResult { input, weights: tracked.weight_grads.try_iter().collect() }
+    // A backward made the output gradients; they are kept from now on as the inputs are.
+    let _activations = ledger::category(Category::Activations);
+    let weights = tracked.weight_grads.try_iter().map(|left| WeightGrad { dy: adopted(left.dy), ..left });
+    BackwardResult { input, weights: weights.collect() }
 }
 
 fn track(store: &Store, rows: Rows, hidden: Option<Tensor<2>>, objective: &Objective) -> (Saved, Forwarded) {

@@ -1,6 +1,6 @@
 //! What the loop reports while it runs. `metrics.jsonl` holds the same numbers.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// Something worth showing.
 #[derive(Clone, Debug, PartialEq)]
@@ -24,8 +24,10 @@ pub struct StepMetrics {
     /// Counted from 1.
     pub step: u64,
     /// Mean training loss over the step's counted tokens, in nats per token.
+    #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
-    /// Global gradient norm before clipping.
+    /// Global gradient norm before clipping; a step whose norm is not finite updated nothing.
+    #[serde(deserialize_with = "number_or_null")]
     pub gradient_norm: f64,
     /// Learning rate used.
     pub learning_rate: f64,
@@ -56,4 +58,9 @@ pub struct ValidationMetrics {
     pub tokens: u64,
     /// Wall time, in seconds.
     pub wall_s: f64,
+}
+
+/// JSON has no word for a number that is not finite and writes null.
+fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }

@@ -81,6 +81,10 @@ impl RunPlan {
             Some(vocabulary) => schedule::with_vocabulary(&compute, vocabulary, &times)?,
             None => compute,
         };
+        let compute = match pipeline.post_validation {
+            Some(_) => schedule::with_post_validation(&compute),
+            None => compute,
+        };
         let schedule = schedule::with_transfers(&compute);
         // A rate so high that predicted times vanish: only the bytes are used until times are measured.
         let stages = plan::stage_costs(architecture, &spec.partition, shape, &spec.recompute, shards, f64::MAX);
@@ -155,7 +159,7 @@ impl RunPlan {
                 schedule: self.schedule.clone(),
                 microbatches: microbatches.clone(),
                 objective: stage::Objective::NextToken { total_weight },
-                update: Some(Update { adamw: adamw(settings, *number, 0.0), clip_norm: None }),
+                update: Some(Update { clip_norm: None, ..update(settings, *number, 0.0) }),
             })?;
             timelines.push(report.timeline);
         }
@@ -180,7 +184,9 @@ impl RunPlan {
             cost.backward_s = of_op(Op::Backward);
             cost.backward_input_s = of_op(Op::BackwardInput);
             cost.backward_weight_s = of_op(Op::BackwardWeight);
-            cost.optimizer_s = typical(&|action| matches!(action, Action::Stage { op: StageOp::OptimizerStep, .. }));
+            cost.optimizer_s = typical(&|action| {
+                matches!(action, Action::Stage { op: StageOp::OptimizerStep | StageOp::OptimisticStep, .. })
+            });
         }
         for (rank, cost) in self.costs.shards.iter_mut().enumerate() {
             let of_op = |wanted: ShardOp| {
@@ -202,10 +208,10 @@ pub fn matmul_gflops() -> f64 {
     median(kernels::matmul_rates(SPEED_PRODUCTS))
 }
 
-/// AdamW's numbers for a step.
-pub(crate) fn adamw(settings: &Settings, step: u64, learning_rate: f64) -> kernels::AdamW {
+/// The optimizer's numbers for a step.
+pub(crate) fn update(settings: &Settings, step: u64, learning_rate: f64) -> Update {
     let optimizer = &settings.optimizer;
-    kernels::AdamW {
+    let adamw = kernels::AdamW {
         learning_rate,
         beta1: optimizer.beta1,
         beta2: optimizer.beta2,
@@ -213,6 +219,12 @@ pub(crate) fn adamw(settings: &Settings, step: u64, learning_rate: f64) -> kerne
         weight_decay: optimizer.weight_decay,
         gradient_scale: 1.0,
         step,
+    };
+    Update {
+        clip_norm: optimizer.clip_norm,
+        not_finite: optimizer.not_finite,
+        roll_back: settings.pipeline.post_validation.unwrap_or_default(),
+        ..Update::new(adamw)
     }
 }
 

@@ -3,6 +3,7 @@
 use architecture::{Architecture, Partition};
 use mesh::StageMap;
 use plan::Recompute;
+use stage::{NotFinite, RollBack};
 use std::path::PathBuf;
 
 /// A whole run.
@@ -88,6 +89,9 @@ pub struct PipelineSettings {
     pub schedule: schedule::Spec,
     /// How the vocabulary is sharded over all ranks; `None` leaves the head and the embedding whole on their stages.
     pub vocabulary: Option<schedule::Vocabulary>,
+    /// Whether a rank updates before it knows the norm over all ranks, and how it takes back an update that was wrong;
+    /// `None` waits for the norm.
+    pub post_validation: Option<RollBack>,
     /// What each stage computes again in its backward (activation checkpointing).
     pub recompute: Vec<Recompute>,
     /// Device of each rank: `cpu`.
@@ -124,6 +128,8 @@ pub struct OptimizerSettings {
     pub weight_decay: f64,
     /// Largest global gradient norm over all stages; `None` does not clip.
     pub clip_norm: Option<f64>,
+    /// What becomes of a step whose gradient norm is not finite.
+    pub not_finite: NotFinite,
 }
 
 /// Learning rate over steps.

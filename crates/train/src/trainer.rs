@@ -1,14 +1,14 @@
 //! The training loop.
 
 use crate::data::microbatches;
-use crate::run_plan::adamw;
+use crate::run_plan::update;
 use crate::state::State;
 use crate::{Event, ModelSource, RunPlan, Settings, StepMetrics, TokenizerSource, TrainError, ValidationMetrics};
 use architecture::Architecture;
 use checkpoint::{Checkpoint, Dtype, Export, Folder, Part};
 use corpus::{Borders, Corpus, CorpusOptions, Packing, TokenizerChoice, TrainingRows, ValidationRows};
 use simulate::Timeline;
-use stage::{Objective, Pipeline, Source, Step, Update};
+use stage::{Objective, Pipeline, Source, Step};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -174,10 +174,7 @@ impl Trainer {
             schedule: self.plan.schedule.clone(),
             microbatches: microbatches(&batch, self.settings.batch.microbatches),
             objective: Objective::NextToken { total_weight },
-            update: Some(Update {
-                adamw: adamw(&self.settings, number, learning_rate),
-                clip_norm: self.settings.optimizer.clip_norm,
-            }),
+            update: Some(update(&self.settings, number, learning_rate)),
         })?;
         self.state = State { step: number, cursor };
         let step_s = start.elapsed().as_secs_f64();

@@ -10,7 +10,7 @@ use crate::{Outcome, simulation_file, units};
 use mesh::Rank;
 use schedule::pytorch;
 use serde::Serialize;
-use simulate::{Timeline, bubbles, idle_fraction};
+use simulate::{Timeline, bubbles_under, idle_fraction};
 use std::path::PathBuf;
 
 /// What to play and how to show it.
@@ -49,24 +49,33 @@ pub struct Args {
 
 /// Plays a schedule and prints where the time goes.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let own = [
+        option("--schedule", "schedule", args.schedule),
+        option("--vocabulary", "vocabulary", args.vocabulary),
+        option("--embedding", "embedding", args.embedding),
+    ];
     let mut request = args.setting.request();
-    request.options.extend(option("--schedule", "schedule", args.schedule));
-    request.options.extend(option("--vocabulary", "vocabulary", args.vocabulary));
-    request.options.extend(option("--embedding", "embedding", args.embedding));
+    // `--set` lies over every other option.
+    request.options.splice(0..0, own.into_iter().flatten());
     let simulation = simulation_file::simulation(&request).map_err(users)?;
     let timeline = simulate::simulate(&simulation.schedule, &simulation.costs).map_err(users)?;
+    let table = |make: fn(&schedule::Schedule) -> Result<pytorch::Table, schedule::ScheduleError>| {
+        make(&simulation.schedule).map_err(users)
+    };
+    let csv = args.csv.as_ref().map(|_| table(pytorch::Table::compute_only)).transpose()?;
+    let with_communication = args.csv_with_communication.as_ref();
+    let with_communication = with_communication.map(|_| table(pytorch::Table::compute_comms)).transpose()?;
     if let Some(path) = &args.svg {
         write(path, &simulate::svg(&timeline, &simulation.schedule.name))?;
     }
     if let Some(path) = &args.perfetto {
-        let timelines = Timelines { predicted: Some(TimelineFile::from(&timeline)), measured: None };
+        let timelines = Timelines { predicted: Some(TimelineFile::from(&timeline)), ..Timelines::default() };
         write(path, &trace(&timelines)?)?;
     }
-    if let Some(path) = &args.csv {
-        write(path, &pytorch::Table::compute_only(&simulation.schedule).map_err(users)?.to_string())?;
-    }
-    if let Some(path) = &args.csv_with_communication {
-        write(path, &pytorch::Table::compute_comms(&simulation.schedule).map_err(users)?.to_string())?;
+    for (path, table) in [(&args.csv, csv), (&args.csv_with_communication, with_communication)] {
+        if let (Some(path), Some(table)) = (path, table) {
+            write(path, &table.to_string())?;
+        }
     }
     let figures = Figures::of(&simulation, &timeline);
     let text = if args.json {
@@ -101,6 +110,7 @@ struct RankFigures {
     warm_up_s: f64,
     drain_s: f64,
     dependency_s: f64,
+    memory_s: f64,
     communication_s: f64,
     permit_s: f64,
     idle_s: f64,
@@ -111,7 +121,7 @@ struct RankFigures {
 
 impl Figures {
     fn of(simulation: &Simulation, timeline: &Timeline) -> Self {
-        let all = bubbles(timeline);
+        let all = bubbles_under(timeline, &simulation.costs);
         let activations = simulation.peak_activations();
         let ranks = all.iter().enumerate().map(|(rank, bubble)| RankFigures {
             rank,
@@ -120,6 +130,7 @@ impl Figures {
             warm_up_s: bubble.warm_up_s,
             drain_s: bubble.drain_s,
             dependency_s: bubble.dependency_s,
+            memory_s: bubble.memory_s,
             communication_s: bubble.communication_s,
             permit_s: bubble.permit_s,
             idle_s: bubble.idle_s(),
@@ -136,7 +147,8 @@ impl Figures {
 
     fn table(&self) -> String {
         let with_bytes = self.ranks.iter().any(|rank| rank.peak_bytes > 0);
-        let mut head = vec!["", "stages", "computing", "before", "after", "waits", "messages", "cores", "memory"];
+        let mut head =
+            vec!["", "stages", "computing", "before", "after", "waits", "held", "messages", "cores", "memory"];
         head.extend(with_bytes.then_some("peak"));
         let ranks = self.ranks.iter().map(|rank| {
             let stages: Vec<String> = rank.stages.iter().map(usize::to_string).collect();
@@ -148,6 +160,7 @@ impl Figures {
                 share(rank.warm_up_s),
                 share(rank.drain_s),
                 share(rank.dependency_s),
+                share(rank.memory_s),
                 share(rank.communication_s),
                 share(rank.permit_s),
                 format!("{:.2}", rank.peak_activations),

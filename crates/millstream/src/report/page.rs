@@ -2,12 +2,11 @@
 
 use super::bars::Bar;
 use super::files::RunFiles;
-use super::{ByCategory, Machine, ModelSummary, SpeedSummary, Status, StepSummary, Summary, charts};
+use super::{ByCategory, Machine, ModelSummary, SpeedSummary, Status, StepSummary, Summary, Timelines, charts};
 use crate::units;
-use mesh::Rank;
 use minijinja::{Environment, Value};
 use serde::Serialize;
-use simulate::{Bubble, Category, Timeline, bubbles, svg_until};
+use simulate::{Bubble, Category, Costs, Timeline, bubbles_under, svg_until};
 
 /// What the template is filled with.
 #[derive(Serialize)]
@@ -148,8 +147,8 @@ impl Page {
             curves: curves(files),
             gantts: gantts(&timeline_of),
             step: step(predicted.as_ref(), measured.as_ref()),
-            time: time(&timeline_of),
-            memory: memory(&[("predicted", predicted.as_ref()), ("measured", measured.as_ref())], &timeline_of),
+            time: time(&timeline_of, &timelines.as_ref().map_or_else(Costs::default, Timelines::costs)),
+            memory: memory(&[("predicted", predicted.as_ref()), ("measured", measured.as_ref())]),
             sample: known.sample.clone(),
             stages: known.stages.iter().map(stage).collect(),
             machine: machine(known),
@@ -273,34 +272,39 @@ fn step(predicted: Option<&StepSummary>, measured: Option<&StepSummary>) -> Vec<
     if predicted.is_none() && measured.is_none() {
         return Vec::new();
     }
-    let peak = |step: &StepSummary| step.peak_bytes.iter().flat_map(|rank| rank.bytes()).sum::<u64>() as f64;
-    vec![
+    let most = |step: &StepSummary| step.most_bytes.iter().sum::<u64>() as f64;
+    let mut rows = vec![
         row("Time", |step| step.step_s, units::seconds, false),
         row("Idle share of the ranks", |step| step.bubble, units::percent, true),
-        row("Memory, all ranks", peak, |bytes| units::bytes(bytes as u64), false),
-    ]
+    ];
+    if [predicted, measured].into_iter().flatten().any(|step| !step.most_bytes.is_empty()) {
+        rows.push(row("Most memory at once, all ranks", most, |bytes| units::bytes(bytes as u64), false));
+    }
+    rows
 }
 
 type Cause = (&'static str, &'static str, fn(&Bubble) -> f64);
 
 /// Class, name and value of what a rank spends its time on.
-const CAUSES: [Cause; 7] = [
+const CAUSES: [Cause; 8] = [
     ("t0", "computing", |bubble| bubble.compute_s),
     ("t1", "warm-up", |bubble| bubble.warm_up_s),
     ("t2", "drain", |bubble| bubble.drain_s),
     ("t3", "not produced yet", |bubble| bubble.dependency_s),
+    ("t7", "no room to go ahead", |bubble| bubble.memory_s),
     ("t4", "message on its way", |bubble| bubble.communication_s),
     ("t5", "waiting for a core", |bubble| bubble.permit_s),
     ("t6", "other", |bubble| bubble.other_s),
 ];
 
-fn time(timelines: &[Origin<Timeline>]) -> Option<StackedPart> {
+fn time(timelines: &[Origin<Timeline>], costs: &Costs) -> Option<StackedPart> {
     let longest = timelines.iter().map(|(_, timeline)| timeline.makespan_s()).fold(0.0, f64::max);
     if longest <= 0.0 {
         return None;
     }
     let (mut bars, mut rows) = (Vec::new(), Vec::new());
-    for_each_rank(timelines.iter().map(|(origin, timeline)| (*origin, bubbles(timeline))), |name, bubble| {
+    let spent = timelines.iter().map(|(origin, timeline)| (*origin, bubbles_under(timeline, costs)));
+    for_each_rank(spent, |name, bubble| {
         let parts = CAUSES.map(|(class, cause, value)| {
             let title = format!("{cause}: {}", units::seconds(value(bubble)));
             (class.to_owned(), value(bubble), title)
@@ -323,7 +327,7 @@ fn milliseconds(time_s: f64, longest_s: f64) -> String {
     format!("{:.digits$}", (1e3 * time_s).max(0.0))
 }
 
-fn memory(steps: &[Origin<Option<&StepSummary>>], timelines: &[Origin<Timeline>]) -> Option<StackedPart> {
+fn memory(steps: &[Origin<Option<&StepSummary>>]) -> Option<StackedPart> {
     let peaks = steps.iter().filter_map(|(origin, step)| Some((*origin, &step.as_ref()?.peak_bytes)));
     let peaks: Vec<Origin<&Vec<ByCategory>>> = peaks.collect();
     let sum = |peak: &ByCategory| peak.bytes().iter().sum::<u64>();
@@ -340,9 +344,7 @@ fn memory(steps: &[Origin<Option<&StepSummary>>], timelines: &[Origin<Timeline>]
     let mut columns: Vec<&str> = Category::ALL.iter().map(|category| category.name()).chain(["sum"]).collect();
     let mut at_once = Vec::new();
     for_each_rank(
-        timelines.iter().map(|(origin, timeline)| {
-            (*origin, (0..timeline.n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).collect::<Vec<u64>>())
-        }),
+        steps.iter().filter_map(|(origin, step)| Some((*origin, step.as_ref()?.most_bytes.clone()))),
         |name, &bytes| at_once.push((name, bytes)),
     );
     if at_once.iter().any(|(_, bytes)| *bytes > 0) {

@@ -116,6 +116,9 @@ pub struct StepSummary {
     pub bubble: f64,
     /// For each rank the most bytes it held, each category's own peak.
     pub peak_bytes: Vec<ByCategory>,
+    /// For each rank the most bytes it held at once; empty in files that do not have it.
+    #[serde(default)]
+    pub most_bytes: Vec<u64>,
 }
 
 impl StepSummary {
@@ -125,6 +128,7 @@ impl StepSummary {
             step_s: timeline.makespan_s(),
             bubble: idle_fraction(&bubbles(timeline)),
             peak_bytes: (0..timeline.n_ranks).map(|rank| timeline.peak_by_category(Rank(rank)).into()).collect(),
+            most_bytes: (0..timeline.n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).collect(),
         }
     }
 }

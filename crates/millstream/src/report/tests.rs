@@ -9,9 +9,12 @@ use std::fs;
 use tempfile::TempDir;
 use train::{Event, StepMetrics, ValidationMetrics};
 
-/// Four unequal stages on ranks that share three cores, with messages that take time.
-fn timeline(backward: Backward, slower: f64) -> Timeline {
-    let stage = |i: usize| StageCost {
+fn kept() -> Vec<Kept> {
+    (0..4).map(|i| Kept::from(&stage(i, 1.0))).collect()
+}
+
+fn stage(i: usize, slower: f64) -> StageCost {
+    StageCost {
         forward_s: slower * 0.011 * (1.0 + 0.1 * i as f64),
         backward_input_s: slower * 0.013,
         backward_weight_s: slower * 0.009,
@@ -27,10 +30,14 @@ fn timeline(backward: Backward, slower: f64) -> Timeline {
             (Category::Optimizer, 10_000_000),
         ],
         ..StageCost::default()
-    };
+    }
+}
+
+/// Four unequal stages on ranks that share three cores, with messages that take time.
+fn timeline(backward: Backward, slower: f64) -> Timeline {
     let link = |from, to| Link { from: Rank(from), to: Rank(to), latency_s: 1e-4, bytes_per_s: 1e9 };
     let costs = Costs {
-        stages: (0..4).map(stage).collect(),
+        stages: (0..4).map(|i| stage(i, slower)).collect(),
         links: (0..3).flat_map(|rank| [link(rank, rank + 1), link(rank + 1, rank)]).collect(),
         cores: vec![Cores { ranks: (0..4).map(Rank).collect(), permits: 3, threads: 1 }],
         ..Costs::default()
@@ -78,7 +85,7 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
             vocabulary: 4096,
             sequence_length: 256,
         }),
-        stages: (0..4).map(stage).collect(),
+        stages: (0..4).map(|i| stage(i, slower)).collect(),
         schedule: Some("1F1B".to_owned()),
         microbatches: Some(7),
         rows: Some(14),
@@ -136,7 +143,8 @@ fn run_folder() -> TempDir {
 fn full_run() -> (TempDir, Timelines, Summary) {
     let folder = run_folder();
     let (predicted, measured) = (timeline(Backward::Fused, 1.0), timeline(Backward::Fused, 1.13));
-    let timelines = Timelines { predicted: Some((&predicted).into()), measured: Some((&measured).into()) };
+    let timelines =
+        Timelines { predicted: Some((&predicted).into()), measured: Some((&measured).into()), kept: kept() };
     let summary = summary(&predicted, &measured);
     timelines.write(folder.path()).unwrap();
     summary.write(folder.path()).unwrap();
@@ -298,7 +306,7 @@ fn report_of_a_run_killed_after_its_first_step() {
     let text = lines(1..=2);
     fs::write(folder.path().join(METRICS), &text[..text.len() - 20]).unwrap();
     let predicted = TimelineFile::from(&timeline(Backward::Split, 1.0));
-    Timelines { predicted: Some(predicted), measured: None }.write(folder.path()).unwrap();
+    Timelines { predicted: Some(predicted), ..Timelines::default() }.write(folder.path()).unwrap();
     let page = page(&folder);
     assert!(page.contains("1 line of metrics.jsonl could not be read."));
     assert_eq!(page.matches(r#"<svg class="chart""#).count(), 4);
@@ -321,7 +329,7 @@ fn a_folder_without_a_run_is_refused() {
 fn trace_holds_every_action() {
     let timeline = timeline(Backward::Fused, 1.0);
     let file = TimelineFile::from(&timeline);
-    let text = trace(&Timelines { predicted: Some(file.clone()), measured: Some(file) }).unwrap();
+    let text = trace(&Timelines { predicted: Some(file.clone()), measured: Some(file), kept: Vec::new() }).unwrap();
     let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
     let events = trace["traceEvents"].as_array().unwrap();
     let count = |phase: &str, category: Option<&str>| {

@@ -7,7 +7,7 @@ use anyhow::{Context, bail};
 use mesh::{Hop, Key, Microbatch, Rank, Segment, Stage};
 use schedule::{Action, Meeting, Op, ShardOp, StageOp};
 use serde::{Deserialize, Serialize};
-use simulate::{MeetingSpan, MemorySample, Span, Timeline};
+use simulate::{Costs, MeetingSpan, MemorySample, Span, StageCost, Timeline};
 use std::path::Path;
 
 /// The timelines of one step.
@@ -17,6 +17,26 @@ pub struct Timelines {
     pub predicted: Option<TimelineFile>,
     /// As played.
     pub measured: Option<TimelineFile>,
+    /// What each stage keeps of a microbatch; empty when it is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
+}
+
+/// What a stage keeps of a microbatch from its forward on, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// Until the backward of the input, logits apart.
+    activations: u64,
+    /// Until the backward of the input.
+    logits: u64,
+    /// Of these, until the backward of the weights.
+    for_weights: u64,
+}
+
+impl From<&StageCost> for Kept {
+    fn from(cost: &StageCost) -> Self {
+        Self { activations: cost.activation_bytes, logits: cost.logit_bytes, for_weights: cost.weight_grad_bytes }
+    }
 }
 
 /// A [`Timeline`] as it is written.
@@ -88,6 +108,17 @@ struct MemoryRecord {
 }
 
 impl Timelines {
+    /// What is known of the costs that the step was played with: what stages keep.
+    pub fn costs(&self) -> Costs {
+        let stage = |kept: &Kept| StageCost {
+            activation_bytes: kept.activations,
+            logit_bytes: kept.logits,
+            weight_grad_bytes: kept.for_weights,
+            ..StageCost::default()
+        };
+        Costs { stages: self.kept.iter().map(stage).collect(), ..Costs::default() }
+    }
+
     /// Writes `timeline.json`, whole or not at all.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use architecture::{Architecture, Partition};
 use mesh::{Grid, Rank, StageMap};
 use plan::Recompute;
 use schedule::{Backward, InputLayer, Kind, Placement, Spec, Vocabulary, VocabularyAlgorithm};
+use stage::RollBack;
 use train::PipelineSettings;
 
 /// Names of the schedules in run files.
@@ -28,6 +29,9 @@ pub const VOCABULARIES: &[(&str, Option<VocabularyAlgorithm>)] = &[
 /// Names of the places of the embedding when the head is sharded.
 pub const EMBEDDINGS: &[(&str, InputLayer)] =
     &[("first-stage", InputLayer::FirstStage), ("sharded", InputLayer::Sharded)];
+/// Names of the ways to take back an update that was made before the norm over all ranks was known.
+pub const POST_VALIDATIONS: &[(&str, Option<RollBack>)] =
+    &[("off", None), ("copy", Some(RollBack::Copy)), ("invert", Some(RollBack::Invert))];
 /// The word for the ranks that the schedule's placement asks for.
 pub const BY_SCHEDULE: &str = "by schedule";
 /// Stages on a rank when the schedule loops over ranks and nothing is said.
@@ -44,6 +48,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     let backward = section.or("backward", Backward::Fused, choice(BACKWARDS));
     let algorithm = section.or("vocabulary", None, choice(VOCABULARIES));
     let input = section.or("embedding", InputLayer::FirstStage, choice(EMBEDDINGS));
+    let post_validation = section.or("post_validation", None, choice(POST_VALIDATIONS));
     let recompute = section.or("recompute", Each::Same(Recompute::None), same_or_each(choice(RECOMPUTES)));
     let devices = section.or("devices", Each::Same("cpu".to_owned()), same_or_each(device));
     let cores = section.or("cores", None, or_word("all", whole(1)));
@@ -118,6 +123,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         partition,
         stage_map: StageMap::new(grids).expect("invariant: at least one stage"),
         schedule: Spec { kind, backward: backward? },
+        post_validation: post_validation?,
         vocabulary: algorithm.map(|algorithm| Vocabulary { algorithm, input }),
         recompute,
         devices,

@@ -2,10 +2,11 @@
 
 use super::{model, pipeline};
 use crate::toml_file::{Node, NumberRange, Parsed, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
+use stage::{NotFinite, RollBack};
 use std::path::PathBuf;
 use train::{
-    BatchSettings, CheckpointSettings, DataSettings, LearningRate, OptimizerSettings, SampleSettings, Settings,
-    TokenizerSource, ValidationSettings,
+    BatchSettings, CheckpointSettings, DataSettings, LearningRate, OptimizerSettings, PipelineSettings, SampleSettings,
+    Settings, TokenizerSource, ValidationSettings,
 };
 
 /// Reads everything; `None` when something was reported.
@@ -30,6 +31,9 @@ pub(super) fn settings(run: &Reader) -> Option<Settings> {
     let batch = batch(&run.section("batch"));
     let pipeline = pipeline::pipeline(&pipeline_section, model.as_ref().map(|model| &model.architecture));
     let optimizer = optimizer(&run.section("optimizer"), steps);
+    if let (Some(pipeline), Some(optimizer)) = (&pipeline, &optimizer) {
+        refuse_what_cannot_be_inverted(pipeline, optimizer, &pipeline_section);
+    }
     let validation = validation(&run.section("validation"));
     let checkpoint = checkpoint(&run.section("checkpoint"));
     let sample = sample(&run.section("sample"));
@@ -115,6 +119,9 @@ fn batch(section: &Reader) -> Option<BatchSettings> {
     Some(BatchSettings { rows, microbatches })
 }
 
+/// Names of what becomes of a step whose gradient norm is not finite.
+pub(super) const NOT_FINITES: &[(&str, NotFinite)] = &[("stop", NotFinite::Stop), ("skip", NotFinite::Skip)];
+
 #[derive(Clone, Copy, PartialEq)]
 enum Decay {
     Cosine,
@@ -133,6 +140,8 @@ fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> 
     let epsilon = section.or("epsilon", 1e-8, number(NumberRange::Positive));
     let weight_decay = section.or("weight_decay", 0.1, number(NumberRange::NotNegative));
     let clip_norm = section.or("clip_norm", Some(1.0), or_word("off", number(NumberRange::Positive)));
+
+    let not_finite = section.or("not_finite", NotFinite::Stop, choice(NOT_FINITES));
 
     let (peak, minimum, warmup_steps): (f64, f64, u64) = (peak?, minimum?, warmup_steps?);
     if minimum > peak {
@@ -181,7 +190,23 @@ fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> 
         epsilon: epsilon?,
         weight_decay: weight_decay?,
         clip_norm: clip_norm?,
+        not_finite: not_finite?,
     })
+}
+
+/// An update that leaves nothing of the past cannot be taken back by inverting it.
+fn refuse_what_cannot_be_inverted(pipeline: &PipelineSettings, optimizer: &OptimizerSettings, section: &Reader) {
+    let (LearningRate::Cosine { peak, .. } | LearningRate::WarmupStableDecay { peak, .. }) = optimizer.learning_rate;
+    let forgets = [
+        (optimizer.beta1 == 0.0, "`optimizer.beta1` is 0"),
+        (optimizer.beta2 == 0.0, "`optimizer.beta2` is 0"),
+        (peak * optimizer.weight_decay >= 1.0, "`optimizer.learning_rate` times `optimizer.weight_decay` is 1 or more"),
+    ];
+    let why = forgets.iter().find(|(forgets, _)| *forgets);
+    if let (Some(RollBack::Invert), Some((_, why))) = (pipeline.post_validation, why) {
+        let wanted = format!("{why}, so that an update leaves nothing of what it would have to restore");
+        section.refuse("post_validation", "", &wanted, "use \"copy\"");
+    }
 }
 
 fn validation(section: &Reader) -> Option<ValidationSettings> {

@@ -182,6 +182,21 @@ const GOLDEN_SETS: &[(&[&str], &str)] = &[
   --set optimizer.beta1=1: `optimizer.beta1` is 1, but must be a number of at least 0 and below 1"#,
     ),
     (
+        &["pipeline.post_validation=invert", "optimizer.beta1=0"],
+        r#"1 problem
+  --set pipeline.post_validation=invert: `pipeline.post_validation` is "invert", but `optimizer.beta1` is 0, so that an update leaves nothing of what it would have to restore; use "copy""#,
+    ),
+    (
+        &["pipeline.post_validation=invert", "optimizer.weight_decay=100"],
+        r#"1 problem
+  --set pipeline.post_validation=invert: `pipeline.post_validation` is "invert", but `optimizer.learning_rate` times `optimizer.weight_decay` is 1 or more, so that an update leaves nothing of what it would have to restore; use "copy""#,
+    ),
+    (
+        &["pipeline.post_validation=on"],
+        r#"1 problem
+  --set pipeline.post_validation=on: `pipeline.post_validation` is "on", but must be "off" or "copy" or "invert""#,
+    ),
+    (
         &["optimizer.clip_norm=0"],
         r#"1 problem
   --set optimizer.clip_norm=0: `optimizer.clip_norm` is 0, but must be a number above 0 or "off""#,
@@ -301,6 +316,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("pipeline.backward", "split"),
     ("pipeline.vocabulary", "two-barriers"),
     ("pipeline.embedding", "sharded"),
+    ("pipeline.post_validation", "invert"),
     ("pipeline.recompute", "[\"none\", \"full\"]"),
     ("pipeline.cores", "3"),
     ("optimizer.learning_rate", "1e-2"),
@@ -311,6 +327,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("optimizer.epsilon", "1e-10"),
     ("optimizer.weight_decay", "0"),
     ("optimizer.clip_norm", "off"),
+    ("optimizer.not_finite", "skip"),
     ("validation.every", "end"),
     ("validation.rows", "63"),
     ("checkpoint.every", "end"),

@@ -1,6 +1,7 @@
 //! Settings as a complete run file.
 
-use super::pipeline::{BACKWARDS, BY_SCHEDULE, EMBEDDINGS, RECOMPUTES, SCHEDULES, VOCABULARIES};
+use super::pipeline::{BACKWARDS, BY_SCHEDULE, EMBEDDINGS, POST_VALIDATIONS, RECOMPUTES, SCHEDULES, VOCABULARIES};
+use super::sections::NOT_FINITES;
 use architecture::{Architecture, RopeScaling};
 use mesh::Stage;
 use schedule::{InputLayer, Placement};
@@ -109,6 +110,7 @@ fn pipeline(file: &mut File, settings: &Settings) {
     file.key("vocabulary", word(VOCABULARIES, vocabulary.map(|vocabulary| vocabulary.algorithm)));
     let input = vocabulary.map_or(InputLayer::FirstStage, |vocabulary| vocabulary.input);
     file.key("embedding", word(EMBEDDINGS, input));
+    file.key("post_validation", word(POST_VALIDATIONS, pipeline.post_validation));
     file.key("recompute", same_or_each(&pipeline.recompute, |&kept| word(RECOMPUTES, kept)));
     file.key("devices", same_or_each(&pipeline.devices, |device| quoted(device)));
     file.key("cores", or_word(pipeline.cores, "all"));
@@ -138,6 +140,7 @@ fn optimizer(file: &mut File, settings: &Settings) {
     file.key("epsilon", float(optimizer.epsilon));
     file.key("weight_decay", float(optimizer.weight_decay));
     file.key("clip_norm", or_word(optimizer.clip_norm.map(float), "off"));
+    file.key("not_finite", word(NOT_FINITES, optimizer.not_finite));
 }
 
 struct File(String);

@@ -189,7 +189,14 @@ impl Lists<'_> {
 
     fn bytes(&self, key: &'static str) -> Option<Vec<u64>> {
         let given = self.section.or(key, Each::Every(0), each(whole(0)))?;
-        self.spread(key, given)
+        let values = self.spread(key, given)?;
+        match values.iter().all(|&bytes| bytes <= MOST_BYTES) {
+            true => Some(values),
+            false => {
+                self.section.refuse(key, "", "must be at most 16 TiB", "check the unit: it is bytes");
+                None
+            }
+        }
     }
 
     fn spread<T: Copy>(&self, key: &'static str, given: Each<T>) -> Option<Vec<T>> {
@@ -205,6 +212,9 @@ impl Lists<'_> {
         }
     }
 }
+
+/// For one microbatch on one stage: more is a slip, and sums of many would not fit a number.
+const MOST_BYTES: u64 = 1 << 44;
 
 /// One value for all, or one for each.
 enum Each<T> {

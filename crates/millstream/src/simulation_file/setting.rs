@@ -232,6 +232,7 @@ impl Setting {
                 embed_backward_s,
                 logit_bytes: shard.logit_bytes,
                 resident: vec![(Category::Weights, shard.resident_bytes)],
+                ..ShardCost::default()
             }
         };
         self.shards.iter().flatten().map(cost).collect()
@@ -329,6 +330,7 @@ fn cut_anew(pieces: &[StageCost], n: usize) -> Vec<StageCost> {
             activation_bytes: bytes(|piece| piece.activation_bytes),
             logit_bytes: bytes(|piece| piece.logit_bytes),
             weight_grad_bytes: bytes(|piece| piece.weight_grad_bytes),
+            forward_scratch: Vec::new(),
             backward_scratch: Vec::new(),
             resident: vec![(Category::Weights, bytes(|piece| piece.resident.iter().map(|(_, bytes)| bytes).sum()))],
         }

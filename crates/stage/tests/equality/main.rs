@@ -4,6 +4,7 @@
 
 mod failure;
 mod plans;
+mod post_validation;
 mod pytorch;
 mod reference;
 mod routes;

@@ -98,7 +98,7 @@ fn check_training(sizes: &[usize], spec: Spec, n_microbatches: usize) {
                 schedule: schedule.clone(),
                 objective: Objective::NextToken { total_weight: total_weight(&microbatches) },
                 microbatches,
-                update: Some(Update { adamw, clip_norm: Some(0.5) }),
+                update: Some(Update { clip_norm: Some(0.5), ..Update::new(adamw) }),
             })
             .unwrap();
         let differences = [report.loss() - losses[k], report.gradient_norm.unwrap() / norms[k] - 1.0].map(f64::abs);

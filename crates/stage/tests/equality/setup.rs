@@ -179,7 +179,7 @@ pub fn step(schedule: Schedule, microbatches: Vec<Rows>, adamw: AdamW) -> Step {
         schedule,
         objective: Objective::NextToken { total_weight: total_weight(&microbatches) },
         microbatches,
-        update: Some(Update { adamw, clip_norm: None }),
+        update: Some(Update::new(adamw)),
     }
 }
 

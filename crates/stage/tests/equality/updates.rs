@@ -25,7 +25,7 @@ fn train(tied: bool, sizes: &[usize], spec: Spec) -> Pipeline {
                 schedule,
                 objective: Objective::NextToken { total_weight: total_weight(&microbatches) },
                 microbatches,
-                update: Some(Update { adamw, clip_norm: Some(0.5) }),
+                update: Some(Update { clip_norm: Some(0.5), ..Update::new(adamw) }),
             })
             .unwrap();
         assert!(report.gradient_norm.unwrap() > 0.5, "the test clips");
