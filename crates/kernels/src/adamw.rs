@@ -37,6 +37,11 @@ pub struct Moments {
 /// Elements one task updates: four arrays of 64 kB.
 const CHUNK: usize = 16 * 1024;
 
+/// One pass over a chunk of parameter, gradient and both moments.
+type Fused = fn(Factors, &mut [f32], &[f32], &mut [f32], &mut [f32]);
+/// The same as tensor operations.
+type Composed = fn(Factors, Tensor<1>, Tensor<1>, Moments) -> (Tensor<1>, Moments);
+
 #[derive(Clone, Copy)]
 struct Factors {
     keep: f32,
@@ -97,8 +102,8 @@ impl AdamW {
     /// Over all elements on the CPU, or as tensor operations elsewhere.
     fn pass(
         &self,
-        fused: fn(Factors, &mut [f32], &[f32], &mut [f32], &mut [f32]),
-        composed: fn(Factors, Tensor<1>, Tensor<1>, Moments) -> (Tensor<1>, Moments),
+        fused: Fused,
+        composed: Composed,
         parameter: Tensor<1>,
         gradient: &Tensor<1>,
         moments: Moments,

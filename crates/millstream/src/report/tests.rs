@@ -85,7 +85,7 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
             vocabulary: 4096,
             sequence_length: 256,
         }),
-        stages: (0..4).map(|i| stage(i, slower)).collect(),
+        stages: (0..4).map(stage).collect(),
         schedule: Some("1F1B".to_owned()),
         microbatches: Some(7),
         rows: Some(14),

@@ -17,6 +17,9 @@ use stage::{Pipeline, Recompute, Source, StageError};
 /// 6e-7, of a tied matrix.
 const TOLERANCE: f64 = 1e-6;
 
+/// What makes good rows bad.
+type Spoil = fn(&mut Rows);
+
 const ROWS: usize = 8;
 
 const VOCABULARIES: [Vocabulary; 4] = [
@@ -247,7 +250,7 @@ fn ids_outside_the_vocabulary() {
     let model = model(false);
     let weights = weights(&model);
     let layout = LAYOUTS[2];
-    let spoils: [(fn(&mut Rows), &str); 2] =
+    let spoils: [(Spoil, &str); 2] =
         [(|rows| rows.targets[3] = -1, "token -1 of 29"), (|rows| rows.ids[3] = 29, "token 29 of 29")];
     for (spoil, words) in spoils {
         let mut rows = batch(29, ROWS, 5);
