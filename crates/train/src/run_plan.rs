@@ -98,7 +98,7 @@ impl RunPlan {
     /// Measures what the stages' actions take by playing steps of this plan on a pipeline of its own with drawn weights
     /// and rows, and predicts a step from them. The first steps are not counted: they touch fresh memory. Long
     /// steps are played less often, at least three times. When the machine's speed moved meanwhile by more than 5 %, the
-    /// measurement is repeated, at most [`CALIBRATIONS_MAX`] times in all.
+    /// measurement is repeated, twice in all at most.
     ///
     /// # Errors
     /// When a step fails.
