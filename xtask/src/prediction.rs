@@ -3,7 +3,8 @@
 //! Protocol: every run predicts from a calibration of its own, on a pipeline that has ended before the run's first step,
 //! and writes the prediction down first (`timeline.json`). The machine's speed is the middle rate of a few 2048-cubed
 //! products, timed around the calibration, right before and right after the run's steps; where one of the three differs
-//! from the others by more than 5 %, the machine was disturbed and the run is void. Every value is printed.
+//! from the others by more than 5 %, the machine was disturbed, and the run is void and repeated. Every value is printed,
+//! those of void runs too.
 
 use crate::show;
 use anyhow::{Context, ensure};
@@ -34,8 +35,9 @@ const RUNS: [(&str, &[&str]); 19] = [
     ("4 ranks, V-Min", &["pipeline.stages=8", "pipeline.schedule=v-min"]),
 ];
 
-/// How often each is run.
-const REPEATS: usize = 3;
+/// How many runs of each are to count, and after how many tries it is given up.
+const COUNTING: usize = 2;
+const TRIES_MAX: usize = 8;
 
 /// Largest range of the fixed product's rate that counts as an undisturbed machine.
 const DISTURBED: f64 = 0.05;
@@ -49,7 +51,10 @@ pub fn measure() -> anyhow::Result<()> {
     let wanted = std::env::args().nth(2).unwrap_or_default();
     for (name, sets) in RUNS.into_iter().filter(|(name, _)| name.contains(&wanted)) {
         let (mut cells, mut ratios, mut memory) = (Vec::new(), Vec::new(), String::new());
-        for _ in 0..REPEATS {
+        for _ in 0..TRIES_MAX {
+            if ratios.len() == COUNTING {
+                break;
+            }
             let run = run(&program, sets)?;
             let cell = format!("{:.0} / {:.0}", 1e3 * run.predicted_s, 1e3 * run.measured_s);
             if run.speed_range > DISTURBED {
