@@ -60,7 +60,7 @@ pub fn header(settings: &Settings, trainer: &Trainer, folder: &Path) -> String {
         );
     }
     let predicted = &plan.predicted;
-    let bubble = simulate::idle_fraction(&simulate::bubbles(predicted));
+    let bubble = simulate::idle_fraction(&simulate::bubbles(predicted, &plan.costs));
     let memory: Vec<String> = (0..n_ranks).map(|rank| bytes(predicted.peak_bytes(Rank(rank)))).collect();
     let left_s = predicted.makespan_s() * settings.steps.saturating_sub(trainer.step()) as f64;
     line(

@@ -54,6 +54,7 @@ pub struct Simulation {
     pub costs: Costs,
     /// By stage.
     pub activations: Vec<Activation>,
+    pub memory_limit: Option<MemoryLimit>,
 }
 
 impl Simulation {
@@ -104,6 +105,7 @@ pub fn simulation(request: &Request) -> Result<Simulation, Problems> {
             file.refuse("vocabulary", "", wanted, "give `costs.vocabulary_us`, such as --set costs.vocabulary_us=1");
             return None;
         }
+        asked.check(file)?;
         let made = match asked.schedule {
             Played::Kind(kind) => setting.simulation(kind, asked.vocabulary, stage_map),
             Played::File(_) => setting.simulation_of(given??, asked.vocabulary, stage_map),
@@ -120,7 +122,13 @@ pub fn comparison(request: &Request) -> Result<Setting, Problems> {
     read(request, |file| {
         let asked = asked(file);
         let setting = setting(file, Shape::of_any(file));
-        asked.and(setting)
+        let (_, setting) = (asked?, setting?);
+        if setting.input == InputLayer::Sharded && setting.shards.is_none() {
+            let wanted = "nothing says what a shard of the vocabulary costs";
+            file.refuse("embedding", "", wanted, "give `costs.vocabulary_us`, or leave it out");
+            return None;
+        }
+        Some(setting)
     })
 }
 
@@ -170,6 +178,34 @@ enum Played {
     Kind(Kind),
     /// A pipeline file of PyTorch.
     File(String),
+}
+
+impl Asked {
+    /// Whether nothing is asked for that would change nothing.
+    fn check(&self, file: &Reader) -> Option<()> {
+        let is_sharded = matches!(self.vocabulary, VocabularyMode::Sharded(_) | VocabularyMode::Interlaced);
+        if !is_sharded && file.or("embedding", InputLayer::FirstStage, choice(INPUTS))? == InputLayer::Sharded {
+            let wanted = match self.vocabulary {
+                VocabularyMode::InBackward => "with `vocabulary = \"in-backward\"` it is part of every rank's backward",
+                _ => "the embedding is sharded together with the head only",
+            };
+            let way_out = "leave it out, or set `vocabulary` to \"one-barrier\", \"two-barriers\" or \"interlaced\"";
+            file.refuse("embedding", "", wanted, way_out);
+            return None;
+        }
+        let backward = file.optional("backward", choice(BACKWARDS))?;
+        match (&self.schedule, backward) {
+            (Played::File(path), Some(_)) => {
+                file.refuse("backward", "", &format!("{path} says itself how backward is played"), "leave it out");
+                None
+            }
+            (Played::Kind(kind), Some(Backward::Fused)) if kind.places_weight_passes() => {
+                file.refuse("backward", "", &format!("{kind} always splits it"), "leave it out");
+                None
+            }
+            _ => Some(()),
+        }
+    }
 }
 
 fn asked(file: &Reader) -> Option<Asked> {
@@ -362,7 +398,7 @@ between = [{ ranks = [0, 1], latency = 3 }, 7]
             [[links.between]]
             ranks = [1, 0]
             gbytes_per_s = 14"#;
-        let Simulation { schedule, stage_map, costs, activations } = parse(text).unwrap();
+        let Simulation { schedule, stage_map, costs, activations, .. } = parse(text).unwrap();
         assert_eq!(
             (schedule.name.as_str(), schedule.n_microbatches(), stage_map.n_ranks()),
             ("GPipe, split backward, Vocab-1, sharded embedding", 5, 2)

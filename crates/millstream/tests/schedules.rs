@@ -124,6 +124,29 @@ fn best_first_under_a_memory_limit() {
     assert!(page.contains("\nAbove the memory limit of 4.00 MB:\n") && page.contains("  by 5.00 MB\n"), "{page}");
 }
 
+/// `simulate` says whether what it played keeps to the limit.
+#[test]
+fn one_schedule_under_a_memory_limit() {
+    let place = Place::new();
+    let numbers = ["simulate", "--ranks", "4", "--microbatches", "9", "--set", "costs.activation_bytes=1_000_000"];
+    let cases = [
+        ("gpipe", "4", 5.0, "Above the memory limit of 4 microbatches by 5.00; `millstream schedules` tells which"),
+        ("gpipe", "4MB", 5e6, "Above the memory limit of 4.00 MB by 5.00 MB; `millstream schedules` tells which"),
+        ("zb-h2", "6.5", 0.5, "Above the memory limit of 6.5 microbatches by 0.50; `millstream schedules` tells which"),
+        ("1f1b", "4", 0.0, "Within the memory limit of 4 microbatches."),
+        ("zb-auto", "4MB", 0.0, "Within the memory limit of 4.00 MB."),
+    ];
+    for (schedule, limit, above, verdict) in cases {
+        let arguments = [&numbers[..], &["--schedule", schedule, "--memory-limit", limit]].concat();
+        let page = place.succeed(&arguments);
+        assert!(page.lines().last().unwrap().starts_with(verdict), "{page}");
+        equal(number(&json(&place, &arguments)["above_limit"]), above, &format!("{schedule} under {limit}"));
+    }
+    let arguments = [&numbers[..], &["--schedule", "gpipe"]].concat();
+    assert!(!place.succeed(&arguments).contains("limit"), "none was given");
+    equal(number(&json(&place, &arguments)["above_limit"]), 0.0, "none was given");
+}
+
 /// What does not fit the numbers is listed with its reason.
 #[test]
 fn schedules_that_do_not_fit() {
@@ -300,6 +323,15 @@ fn refusals() {
              \"20 GB\"\n",
         ),
         (
+            &["--embedding", "sharded"],
+            "  --embedding sharded: `embedding` is \"sharded\", but the embedding is sharded together with the head only; leave it \
+             out, or set `vocabulary` to \"one-barrier\", \"two-barriers\" or \"interlaced\"\n",
+        ),
+        (
+            &["--schedule", "zb-h1", "--backward", "fused"],
+            "  --backward fused: `backward` is \"fused\", but ZB-H1 always splits it; leave it out\n",
+        ),
+        (
             &["--forward", "fast"],
             "  --forward fast: `costs.forward_us` is \"fast\", but must be a number of at least 0\n",
         ),
@@ -340,6 +372,17 @@ fn refusals() {
         &["schedules"],
         "error: the simulation cannot be used: 2 problems\n  the command line: `microbatches` is missing; it gives the number of \
          microbatches\n  the command line: `ranks` is missing; it gives the number of ranks\n",
+    );
+    check(
+        &["schedules", "--ranks", "4", "--microbatches", "8", "--set", "embedding=sharded"],
+        "error: the simulation cannot be used: 1 problem\n  --set embedding=sharded: `embedding` is \"sharded\", but nothing says \
+         what a shard of the vocabulary costs; give `costs.vocabulary_us`, or leave it out\n",
+    );
+    place.write("whole.csv", "0F0,0B0\n");
+    check(
+        &["simulate", "--schedule", "whole.csv", "--backward", "split"],
+        "error: the simulation cannot be used: 1 problem\n  --backward split: `backward` is \"split\", but whole.csv says itself \
+         how backward is played; leave it out\n",
     );
     check(
         &["schedules", "costs.toml"],

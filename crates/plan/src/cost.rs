@@ -47,9 +47,10 @@ pub fn stage_costs(
 ) -> Vec<StageCost> {
     assert_eq!(recompute.len(), partition.n_stages(), "one recompute per stage");
     assert!(flops_per_s > 0.0, "{flops_per_s} operations per second");
-    let stages = partition.stages().iter().zip(recompute);
+    let tied_bytes = memory::tied_bytes(architecture, partition, shards);
+    let stages = partition.stages().iter().zip(recompute).zip(tied_bytes);
     stages
-        .map(|(blocks, &recompute)| {
+        .map(|((blocks, &recompute), tied_bytes)| {
             let mut forward = 0;
             let mut input = 0;
             let mut weight = 0;
@@ -69,6 +70,7 @@ pub fn stage_costs(
                     Recompute::None => 0.0,
                     Recompute::Full => seconds(forward),
                 },
+                tied_bytes,
                 ..memory::of_stage(architecture, blocks, shape, recompute, shards)
             }
         })

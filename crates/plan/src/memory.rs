@@ -2,7 +2,7 @@
 
 use crate::shards::{Shards, block_cost, sharded_blocks};
 use crate::{MicrobatchShape, Recompute};
-use architecture::{Architecture, Block, BlockCost};
+use architecture::{Architecture, Block, BlockCost, Partition};
 use simulate::{Category, StageCost};
 use std::collections::BTreeMap;
 
@@ -55,6 +55,21 @@ pub(crate) fn of_stage(
         resident: resident(by_name.values().sum()),
         ..StageCost::default()
     }
+}
+
+/// By stage, bytes of the weights that it shares with other stages.
+pub(crate) fn tied_bytes(architecture: &Architecture, partition: &Partition, shards: Option<Shards>) -> Vec<u64> {
+    let of_stage = |blocks: &Vec<Block>| -> BTreeMap<String, u64> {
+        let weights =
+            blocks.iter().flat_map(|&block| architecture.weights_beside_shards(block, sharded_blocks(shards)));
+        weights.map(|weight| (weight.name.clone(), weight.n_elements() as u64)).collect()
+    };
+    let stages: Vec<BTreeMap<String, u64>> = partition.stages().iter().map(of_stage).collect();
+    let is_tied = |name: &String| stages.iter().filter(|stage| stage.contains_key(name)).count() > 1;
+    let elements = |stage: &BTreeMap<String, u64>| -> u64 {
+        stage.iter().filter(|(name, _)| is_tied(name)).map(|(_, elements)| elements).sum()
+    };
+    stages.iter().map(|stage| elements(stage) * ELEMENT_BYTES).collect()
 }
 
 /// Bytes of trained parameters: weights, gradients and two moments; a matrix tied within the holder counts once.

@@ -2,7 +2,7 @@
 
 use crate::index::Index;
 use crate::{Action, InputLayer, Op, Schedule, ScheduleError, ShardOp, StageOp, VocabularyAlgorithm};
-use mesh::{Key, Microbatch, Rank, Segment};
+use mesh::{Key, Microbatch, Rank, Segment, Stage};
 
 /// For every action those it waits for, beside the one before it on its list. Actions are numbered rank by rank in
 /// list order, as [`Schedule::actions`] yields them; the meetings that actions wait for come after them.
@@ -28,6 +28,8 @@ pub enum Meeting {
     Embedded(Microbatch),
     /// The gradient of the embedded rows goes to every shard.
     EmbeddedGradient(Microbatch),
+    /// The gradients of the tied group of this number go to all ranks that hold a stage of it.
+    Tied(usize),
     /// The norm of the gradients of this rank and those before it, for an optimistic update.
     PartialNorm(Rank),
     /// The gradients' global norm, which clips the update.
@@ -64,10 +66,12 @@ impl Dependencies {
 /// - `R` waits for `F`. `I` and `B` wait for `F` and `R` of their visit, for the next hop (`RECV_B`, or its `I` or
 ///   `B`), and for the next segment at the same hop. `W` waits for `I`.
 /// - `SEND_F` waits for `F`, `SEND_B` for `I` or `B`, a receive for its send.
-/// - `REDUCE_GRAD` waits for all `W` and `B` of its stage on its rank, `OPT` for these and for `REDUCE_GRAD`. That the
-///   ranks of a reduction wait for each other is not told: the schedule does not say who they are.
+/// - `REDUCE_GRAD` waits for all `W` and `B` of its stage on its rank, `OPT` for these and for `REDUCE_GRAD`. For a stage
+///   of a tied group it also waits until every rank has given its share, which is there at the last `I`, `W` or `B` of the
+///   group on the rank's list ([`Schedule::tied_share`]). That replicas of one stage wait for each other is not told: the
+///   schedule does not say who they are.
 /// - `OPT` also waits for the norm over all ranks' gradients, which clips the update, and for the gradients of its rank's
-///   vocabulary shard.
+///   vocabulary shard. A rank gives its part of the norm when it comes to its first update.
 /// - `TRY_OPT` waits like `OPT`, but for the norm over the ranks up to its own; `VALIDATE` for `TRY_OPT` and the norm over
 ///   all ranks.
 /// - Where the vocabulary is sharded: `VS` waits for the last hop's `F`, `VT` for all ranks' `VS`, the last hop's `I` or
@@ -114,9 +118,11 @@ impl Dependencies {
                         continue;
                     }
                 })),
-                Action::Stage { op, .. } => {
+                Action::Stage { op, stage } => {
                     of_update(index, rank, op, action, &mut all.on);
+                    let group = || index.schedule.tied.iter().position(|group| group.contains(&stage));
                     all.on.extend(match op {
+                        StageOp::ReduceGradients => group().and_then(|group| node(Meeting::Tied(group))),
                         StageOp::OptimizerStep | StageOp::PostValidate => node(Meeting::Norm),
                         StageOp::OptimisticStep => node(Meeting::PartialNorm(rank)),
                         _ => None,
@@ -160,23 +166,53 @@ fn meetings(index: &Index) -> (Vec<Meeting>, Vec<Vec<u32>>) {
             }
         }
     }
-    let plays = |wanted: &[StageOp]| {
-        schedule.actions().any(|(_, action)| matches!(action, Action::Stage { op, .. } if wanted.contains(&op)))
-    };
+    all.extend(tied(index));
+    let plays = |wanted: &[StageOp]| schedule.actions().any(|(_, action)| is_stage_op(action, wanted));
     if plays(&[StageOp::OptimizerStep, StageOp::OptimisticStep, StageOp::PostValidate]) {
-        let last = schedule.ranks.iter().zip(&index.starts).map(|(list, &start)| {
-            let last = list.iter().rposition(|&action| is_gradient(action))?;
-            Some((start + last) as u32)
-        });
-        let last: Vec<Option<u32>> = last.collect();
+        let parts: Vec<Vec<u32>> = (0..schedule.n_ranks()).map(|rank| part_of_norm(index, rank)).collect();
         if plays(&[StageOp::OptimisticStep]) {
-            let upto = |rank: usize| last[..=rank].iter().flatten().copied().collect();
-            all.extend((0..last.len()).map(|rank| (Meeting::PartialNorm(Rank(rank)), upto(rank))));
+            let up_to = |rank: usize| parts[..=rank].concat();
+            all.extend((0..parts.len()).map(|rank| (Meeting::PartialNorm(Rank(rank)), up_to(rank))));
         }
-        all.push((Meeting::Norm, last.into_iter().flatten().collect()));
+        all.push((Meeting::Norm, parts.concat()));
     }
     all.sort();
     all.into_iter().unzip()
+}
+
+/// The meetings of tied groups that are reduced, each with the actions that complete the ranks' shares.
+fn tied(index: &Index) -> Vec<(Meeting, Vec<u32>)> {
+    let schedule = index.schedule;
+    let is_reduced = |group: &[Stage]| {
+        schedule.actions().any(|(_, action)| match action {
+            Action::Stage { op: StageOp::ReduceGradients, stage } => group.contains(&stage),
+            _ => false,
+        })
+    };
+    let shares = |group: &[Stage]| {
+        let positions = (0..schedule.n_ranks()).map(|rank| (rank, schedule.tied_share(Rank(rank), group)));
+        positions.filter_map(|(rank, position)| Some((index.starts[rank] + position?) as u32)).collect()
+    };
+    let groups = schedule.tied.iter().enumerate().filter(|(_, group)| is_reduced(group));
+    groups.map(|(number, group)| (Meeting::Tied(number), shares(group))).collect()
+}
+
+/// What a rank's part of the norm waits for: its last gradient, and what it plays before its first update. Sends are
+/// handed over and not waited for.
+fn part_of_norm(index: &Index, rank: usize) -> Vec<u32> {
+    let list = &index.schedule.ranks[rank];
+    let is_send = |action: Action| matches!(action, Action::Visit { op: Op::SendActivation | Op::SendGradient, .. });
+    let updates = [StageOp::OptimizerStep, StageOp::OptimisticStep];
+    let first = list.iter().position(|&action| is_stage_op(action, &updates));
+    let before = first.and_then(|first| list[..first].iter().rposition(|&action| !is_send(action)));
+    let gradient = list.iter().rposition(|&action| is_gradient(action));
+    let mut positions: Vec<usize> = before.into_iter().chain(gradient).collect();
+    positions.dedup();
+    positions.into_iter().map(|position| (index.starts[rank] + position) as u32).collect()
+}
+
+fn is_stage_op(action: Action, wanted: &[StageOp]) -> bool {
+    matches!(action, Action::Stage { op, .. } if wanted.contains(&op))
 }
 
 /// The meeting that a visit waits for, where the vocabulary is sharded.

@@ -40,10 +40,8 @@ pub enum ScheduleError {
     /// Nothing to schedule.
     #[error("a schedule needs at least one microbatch")]
     NoMicrobatches,
-    /// A tied stage whose partners would wait for ever.
-    #[error(
-        "stage {stage} shares weights with other stages, but the route does not visit it; let the route visit it or untie it"
-    )]
+    /// A tied stage that has nothing to give to its partners.
+    #[error("stage {stage} shares weights with other stages, but no route trains it; let one visit it or untie it")]
     TiedNotVisited {
         /// Which stage.
         stage: Stage,
@@ -192,6 +190,14 @@ pub enum ScheduleError {
         /// The schedule's name.
         name: String,
     },
+    /// An evaluation that is to be given a training's vocabulary passes.
+    #[error(
+        "{name} evaluates and has no backwards to make room for; `forward_only` shards the vocabulary of evaluations"
+    )]
+    Evaluates {
+        /// The schedule's name.
+        name: String,
+    },
     /// The same work twice.
     #[error("{place} repeats {first}; every visit is played once")]
     Repeated {
@@ -222,6 +228,20 @@ pub enum ScheduleError {
         rank: Rank,
         /// Which stage.
         stage: Stage,
+    },
+    /// A tied stage whose gradients are not summed with those of the others.
+    #[error(
+        "rank {rank} lacks REDUCE_GRAD of stage {stage}, which shares weights with {}; every rank of a tied group sums its \
+         gradients",
+        stages(.others)
+    )]
+    MissingReduction {
+        /// Where it belongs.
+        rank: Rank,
+        /// Which stage.
+        stage: Stage,
+        /// The rest of its group.
+        others: Vec<Stage>,
     },
     /// A send or receive without its other half.
     #[error("{place} is without its other half: rank {rank} lacks {what} of {key}")]
@@ -306,6 +326,14 @@ fn wanted(kind: Kind) -> &'static str {
         Placement::OnePerRank => "one stage on each rank",
         Placement::Looped => "the ranks in the same order again and again (0 1 0 1)",
         Placement::V => "two stages on each rank, down the ranks and back up (0 1 1 0)",
+    }
+}
+
+fn stages(stages: &[Stage]) -> String {
+    match stages {
+        [] => "no other".to_owned(),
+        [stage] => format!("stage {stage}"),
+        _ => format!("stages {}", stages.iter().map(ToString::to_string).collect::<Vec<String>>().join(" ")),
     }
 }
 

@@ -9,14 +9,6 @@ use mesh::{Key, Rank, Route};
 /// Ranks that hold several hops play them microbatch by microbatch in order of hops, which cannot deadlock: every
 /// action waits only for actions of the same or an earlier microbatch.
 ///
-/// # Errors
-/// [`ScheduleError::NoMicrobatches`].
-pub fn forward_only(route: &Route, n_microbatches: usize) -> Result<Schedule, ScheduleError> {
-    forward_only_for(route, n_microbatches, None)
-}
-
-/// As [`forward_only`], for ranks that may each hold a shard of the vocabulary.
-///
 /// With a sharded `vocabulary`, every rank also looks up its rows (`IF`) of each microbatch before the first hop needs
 /// them, and gives the statistics of its logits (`VS`) after the last hop made them: as many microbatches ahead of its own
 /// forward, or behind it, as hops lie between, so that neither holds the pipeline up. An `IF` waits for nothing, and a
@@ -24,7 +16,7 @@ pub fn forward_only(route: &Route, n_microbatches: usize) -> Result<Schedule, Sc
 ///
 /// # Errors
 /// [`ScheduleError::NoMicrobatches`].
-pub fn forward_only_for(
+pub fn forward_only(
     route: &Route,
     n_microbatches: usize,
     vocabulary: Option<Vocabulary>,
@@ -37,6 +29,7 @@ pub fn forward_only_for(
         name: "forward only".to_owned(),
         routes: vec![route.clone(); n_microbatches],
         vocabulary,
+        tied: Vec::new(),
         n_segments: 1,
         ranks: (0..n_ranks).map(|rank| list(route, Rank(rank), n_microbatches, vocabulary)).collect(),
     })
@@ -94,7 +87,7 @@ mod tests {
         for route in routes {
             for vocabulary in [None, vocabulary(InputLayer::FirstStage), vocabulary(InputLayer::Sharded)] {
                 for n_microbatches in [1, 2, 7] {
-                    let schedule = with_transfers(&forward_only_for(&route, n_microbatches, vocabulary).unwrap());
+                    let schedule = with_transfers(&forward_only(&route, n_microbatches, vocabulary).unwrap());
                     assert_eq!(validate(&schedule), Ok(()), "{schedule}");
                 }
             }
@@ -105,7 +98,7 @@ mod tests {
     #[test]
     fn shards_keep_pace_with_the_pipeline() {
         let vocabulary = Vocabulary { algorithm: VocabularyAlgorithm::TwoBarriers, input: InputLayer::Sharded };
-        let schedule = forward_only_for(&StageMap::one_per_rank(3).route(), 4, Some(vocabulary)).unwrap();
+        let schedule = forward_only(&StageMap::one_per_rank(3).route(), 4, Some(vocabulary)).unwrap();
         let wanted = "forward only
 rank 0: IF0 0E0 IF1 0E1 IF2 0E2 VS0 IF3 0E3 VS1 VS2 VS3
 rank 1: IF0 IF1 1E0 IF2 1E1 VS0 IF3 1E2 VS1 1E3 VS2 VS3

@@ -50,8 +50,7 @@ pub fn generate(
 /// the same lists whatever things take. Kinds that place weight passes are always split.
 ///
 /// Each list ends with [`StageOp::ReduceGradients`] for the rank's stages that occur in `tied` (groups of stages that
-/// share weights), group by group so that ranks meet in the same order, then [`StageOp::OptimizerStep`] for each of
-/// the rank's stages.
+/// share weights), group by group, then [`StageOp::OptimizerStep`] for each of the rank's stages.
 ///
 /// # Errors
 /// [`ScheduleError::NoMicrobatches`]; [`ScheduleError::Placement`] when the route is laid out otherwise;
@@ -72,9 +71,9 @@ pub fn generate_for(
         return Err(ScheduleError::NoMicrobatches);
     }
     assert_eq!(times.forward.len(), route.n_hops(), "pass times for every hop");
-    let tied: Vec<Stage> = tied.iter().flatten().copied().collect();
-    for (i, &stage) in tied.iter().enumerate() {
-        if tied[..i].contains(&stage) {
+    let in_order: Vec<Stage> = tied.iter().flatten().copied().collect();
+    for (i, &stage) in in_order.iter().enumerate() {
+        if in_order[..i].contains(&stage) {
             return Err(ScheduleError::TiedTwice { stage });
         }
         if route.visits().iter().all(|visit| visit.stage != stage) {
@@ -84,8 +83,8 @@ pub fn generate_for(
 
     let ranks = lists(spec.kind, route, n_microbatches, times)?;
     let name = spec.to_string();
-    let schedule =
-        Schedule { name, routes: vec![route.clone(); n_microbatches], vocabulary: None, n_segments: 1, ranks };
+    let routes = vec![route.clone(); n_microbatches];
+    let schedule = Schedule { name, routes, vocabulary: None, tied: tied.to_vec(), n_segments: 1, ranks };
     let mut schedule = match spec.backward {
         Backward::Split => split_backward(&schedule),
         Backward::Fused => schedule,
@@ -95,7 +94,7 @@ pub fn generate_for(
             route.visits().iter().filter(|visit| visit.rank.0 == rank).map(|visit| visit.stage).collect();
         stages.sort();
         stages.dedup();
-        let reduced = tied.iter().filter(|stage| stages.contains(stage));
+        let reduced = in_order.iter().filter(|stage| stages.contains(stage));
         list.extend(reduced.map(|&stage| Action::Stage { op: StageOp::ReduceGradients, stage }));
         list.extend(stages.iter().map(|&stage| Action::Stage { op: StageOp::OptimizerStep, stage }));
     }

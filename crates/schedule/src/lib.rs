@@ -46,7 +46,7 @@ pub use action::{Action, Op, ShardOp, StageOp};
 pub use backward::{fuse_backward, split_backward};
 pub use dependency::{Dependencies, Meeting, dependencies};
 pub use error::{Place, ScheduleError};
-pub use forward_only::{forward_only, forward_only_for};
+pub use forward_only::forward_only;
 pub use generate::{Backward, Spec, generate, generate_for};
 pub use kind::{Kind, Placement};
 pub use pass_times::PassTimes;

@@ -171,5 +171,5 @@ pub(crate) fn peak(list: &[Action], times: &PassTimes) -> f64 {
 pub(crate) fn as_schedule(lists: Vec<Vec<Action>>, rank_of: &[usize], n_microbatches: usize) -> Schedule {
     let visits = rank_of.iter().enumerate().map(|(hop, &rank)| Visit { stage: Stage(hop), rank: Rank(rank) });
     let routes = vec![Route::new(visits.collect()); n_microbatches];
-    Schedule { name: String::new(), routes, vocabulary: None, n_segments: 1, ranks: lists }
+    Schedule { name: String::new(), routes, vocabulary: None, tied: Vec::new(), n_segments: 1, ranks: lists }
 }

@@ -40,13 +40,14 @@ pub struct Table {
 impl FromStr for Table {
     type Err = ScheduleError;
 
-    /// The table that a file's text holds. Its letters are the [old](Letters::Old) ones if it has a `BW`, or a `W` and
-    /// no `I`: in the new letters a `W` cannot be without its `I`.
+    /// The table that a file's text holds; blank lines at its end are no ranks. Its letters are the [old](Letters::Old)
+    /// ones if it has a `BW`, or a `W` and no `I`: in the new letters a `W` cannot be without its `I`.
     ///
     /// # Errors
     /// [`ScheduleError::PytorchCell`]: the first cell that holds no action.
     fn from_str(text: &str) -> Result<Self, ScheduleError> {
-        let rows = text.lines().map(|line| match line {
+        // A blank line is a rank without work; at the end of the file it is none.
+        let rows = text.trim_end().lines().map(|line| match line.trim() {
             "" => Vec::new(),
             line => line.split(',').map(|cell| cell.trim().trim_matches('"').trim()).collect::<Vec<&str>>(),
         });

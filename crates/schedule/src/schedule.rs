@@ -1,6 +1,6 @@
 //! The schedule value.
 
-use crate::{Action, ShardOp};
+use crate::{Action, Op, ShardOp};
 use mesh::{Key, Rank, Route, Stage, Visit};
 use std::fmt;
 
@@ -13,6 +13,8 @@ pub struct Schedule {
     pub routes: Vec<Route>,
     /// How the vocabulary is sharded; `None` when the first stage has the whole embedding and the last the whole head.
     pub vocabulary: Option<Vocabulary>,
+    /// Groups of stages that share weights, disjoint: `REDUCE_GRAD` sums their gradients over the ranks of the group.
+    pub tied: Vec<Vec<Stage>>,
     /// Number of segments every sequence is cut into; 1 when it is not cut.
     pub n_segments: usize,
     /// `ranks[r]` is what rank `r` plays, in order.
@@ -75,6 +77,21 @@ impl Schedule {
             Action::Shard { microbatch, .. } => self.routes[microbatch.0].visits()[0].stage,
             Action::Stage { stage, .. } => stage,
         }
+    }
+
+    /// Where on `rank`'s list the gradients of a tied group are complete: the position of the last `I`, `W` or `B` of one
+    /// of its stages. `None` when there is none. The rank's share of the group's sum is there when that action ends.
+    ///
+    /// # Panics
+    /// If an action names a visit that no route has; a validated schedule does not.
+    pub fn tied_share(&self, rank: Rank, group: &[Stage]) -> Option<usize> {
+        let adds = |action: &Action| match *action {
+            Action::Visit { op: Op::BackwardInput | Op::BackwardWeight | Op::Backward, .. } => {
+                group.contains(&self.stage(*action))
+            }
+            Action::Visit { .. } | Action::Shard { .. } | Action::Stage { .. } => false,
+        };
+        self.ranks[rank.0].iter().rposition(adds)
     }
 
     /// Number of microbatches.

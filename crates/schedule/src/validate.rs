@@ -15,6 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 /// - sends and receives come in pairs between different ranks; either all messages are spelled out or none;
 /// - either no stage has an optimizer step, or every stage with gradients has one, on each rank that has them: `OPT`, or
 ///   `TRY_OPT` and `VALIDATE`, all of one kind;
+/// - where a stage of a tied group is updated or reduced, every stage of the group has gradients, and `REDUCE_GRAD` on
+///   each rank that has them;
 /// - work on a stage stands on a rank that the stage is visited on;
 /// - everything on a list stands after what it waits for, and ranks do not wait for each other in a circle.
 ///
@@ -33,6 +35,7 @@ pub fn validate(schedule: &Schedule) -> Result<(), Vec<ScheduleError>> {
         completeness(&index, &mut problems);
         transfers(&index, &mut problems);
         updates(&index, &mut problems);
+        tied(&index, &mut problems);
     }
     if problems.is_empty() {
         order(&index, &mut problems);
@@ -216,6 +219,50 @@ fn updates(index: &Index, problems: &mut Vec<ScheduleError>) {
             |problem: &ScheduleError| matches!(problem, ScheduleError::NotHere { place: other, .. } if *other == place);
         if is_idle && !problems.iter().any(is_told) {
             problems.push(ScheduleError::NothingToUpdate { place });
+        }
+    }
+}
+
+/// Whether tied stages are summed, all of a group or none: copies that are updated by sums of their own drift apart.
+fn tied(index: &Index, problems: &mut Vec<ScheduleError>) {
+    let schedule = index.schedule;
+    if schedule.tied.is_empty() {
+        return;
+    }
+    let mut with_gradients: BTreeSet<(Stage, Rank)> = BTreeSet::new();
+    let mut reduced: BTreeMap<(Stage, Rank), usize> = BTreeMap::new();
+    let mut at_work: BTreeSet<Stage> = BTreeSet::new();
+    for (i, (rank, action)) in schedule.actions().enumerate() {
+        match action {
+            Action::Visit { op: Op::Backward | Op::BackwardWeight, .. } => {
+                with_gradients.insert((schedule.stage(action), rank));
+            }
+            Action::Stage { op: StageOp::ReduceGradients, stage } => {
+                reduced.insert((stage, rank), i);
+                at_work.insert(stage);
+            }
+            Action::Stage { op: StageOp::OptimizerStep | StageOp::OptimisticStep, stage } => {
+                at_work.insert(stage);
+            }
+            _ => {}
+        }
+    }
+    let all: Vec<Stage> = schedule.tied.iter().flatten().copied().collect();
+    let twice = (0..all.len()).find(|&i| all[..i].contains(&all[i]));
+    problems.extend(twice.map(|i| ScheduleError::TiedTwice { stage: all[i] }));
+    for group in schedule.tied.iter().filter(|group| group.iter().any(|stage| at_work.contains(stage))) {
+        for &stage in group {
+            let of_stage = (stage, Rank(0))..=(stage, Rank(usize::MAX));
+            if with_gradients.range(of_stage.clone()).next().is_none() {
+                problems.push(ScheduleError::TiedNotVisited { stage });
+            }
+            let lacking = with_gradients.range(of_stage.clone()).filter(|of_stage| !reduced.contains_key(of_stage));
+            problems.extend(lacking.map(|&(stage, rank)| {
+                let others = group.iter().copied().filter(|&other| other != stage).collect();
+                ScheduleError::MissingReduction { rank, stage, others }
+            }));
+            let idle = reduced.range(of_stage).filter(|(of_stage, _)| !with_gradients.contains(of_stage));
+            problems.extend(idle.map(|(_, &i)| ScheduleError::NothingToUpdate { place: index.place(i) }));
         }
     }
 }

@@ -27,7 +27,7 @@ use crate::{
 ///
 /// Plain 1F1B with one hop on every rank and backwards no shorter than forwards gets the reference's placement; its
 /// peak on rank 0 is `p + 1` microbatches with one barrier and `p + 2` with two, for as many microbatches. Every other
-/// schedule, evaluation included, gets the placement by time.
+/// training schedule gets the placement by time; of an evaluation, [`forward_only`](crate::forward_only) places the passes.
 ///
 /// Meant for a generator's schedule, before other passes: sends and receives are taken out, work on stages stays in
 /// order at the end of its list. Deterministic. `times` are those of the visits; passes of shards are taken to be equal on
@@ -35,7 +35,7 @@ use crate::{
 /// ones it only fits less well.
 ///
 /// # Errors
-/// The first of what [`validate`](crate::validate()) finds in `schedule`.
+/// The first of what [`validate`](crate::validate()) finds in `schedule`; [`ScheduleError::Evaluates`] when it evaluates.
 ///
 /// # Panics
 /// If the vocabulary is sharded already, or `times` lacks a hop.
@@ -45,6 +45,10 @@ pub fn with_vocabulary(
     times: &PassTimes,
 ) -> Result<Schedule, ScheduleError> {
     let (visits, updates) = bare(schedule)?;
+    let is_evaluated = |(_, action)| matches!(action, Action::Visit { op: Op::ForwardNoGrad, .. });
+    if visits.actions().any(is_evaluated) {
+        return Err(ScheduleError::Evaluates { name: schedule.name.clone() });
+    }
     let head = Vocabulary { input: InputLayer::FirstStage, ..vocabulary };
     let placed = match one_f_one_b::place(&visits, head, times) {
         Some(placed) => placed,
@@ -87,17 +91,6 @@ fn finished(placed: Schedule, what: &str, updates: Vec<Vec<Action>>) -> Schedule
 fn period(schedule: &Schedule, times: &PassTimes) -> f64 {
     let busy = schedule.ranks.iter().map(|list| list.iter().map(|&action| duration(action, times)).sum::<f64>());
     busy.fold(0.0, f64::max) / schedule.n_microbatches() as f64
-}
-
-/// Whether each microbatch is trained; the others are evaluated.
-fn trained(schedule: &Schedule) -> Vec<bool> {
-    let mut trained = vec![false; schedule.n_microbatches()];
-    for (_, action) in schedule.actions() {
-        if let Action::Visit { op: Op::Forward, key } = action {
-            trained[key.microbatch.0] = true;
-        }
-    }
-    trained
 }
 
 /// What a rank plays when `VS` of one microbatch and `VT` of the one before go together: of `n` microbatches there are

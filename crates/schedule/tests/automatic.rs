@@ -109,7 +109,14 @@ fn one_f_one_b(n_ranks: usize, n_microbatches: usize, times: &PassTimes, limit: 
         list
     });
     let routes = vec![route(Kind::OneFOneB, n_ranks); n_microbatches];
-    Schedule { name: "1F1B".to_owned(), routes, vocabulary: None, n_segments: 1, ranks: ranks.collect() }
+    Schedule {
+        name: "1F1B".to_owned(),
+        routes,
+        vocabulary: None,
+        tied: Vec::new(),
+        n_segments: 1,
+        ranks: ranks.collect(),
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -263,6 +270,7 @@ fn passes_move_into_gaps() {
         name: String::new(),
         routes: vec![route(Kind::ZbAuto, 2); 3],
         vocabulary: None,
+        tied: Vec::new(),
         n_segments: 1,
         ranks: vec![list(first, 0), list(last, 1)],
     };

@@ -119,6 +119,7 @@ fn transfers_as_pytorch_inserts_them() {
         name: "GPipe".into(),
         routes: vec![StageMap::one_per_rank(3).route(); 4],
         vocabulary: None,
+        tied: Vec::new(),
         n_segments: 1,
         ranks: (0..3).map(list).collect(),
     };
@@ -157,6 +158,7 @@ fn evaluation() {
         name: "evaluation".into(),
         routes: vec![visits; 2],
         vocabulary: None,
+        tied: Vec::new(),
         n_segments: 1,
         ranks: vec![list(0), list(1)],
     };
@@ -176,6 +178,7 @@ fn segments() {
             name: "segments".into(),
             routes: vec![route(&[(0, 0)])],
             vocabulary: None,
+            tied: Vec::new(),
             n_segments: 3,
             ranks: vec![list],
         }
@@ -263,5 +266,78 @@ fn refusals_in_words() {
         &["deadlock: 0RECV_B0 (rank 0, position 1) waits for 1SEND_B0 (rank 1, position 3) waits for \
            1RECV_F0 (rank 1, position 0) waits for 0SEND_F0 (rank 0, position 3) waits for \
            0RECV_B0 (rank 0, position 1)"],
+    );
+}
+
+/// Tied stages that do not all sum, or that cannot meet.
+#[test]
+fn refused_reductions_in_words() {
+    let tied = [vec![Stage(1), Stage(0)]];
+    let good = with_transfers(&generate(ONE_F_ONE_B, &StageMap::one_per_rank(2).route(), 2, &tied).unwrap());
+    assert_eq!(
+        lines(&good),
+        [
+            "0F0 0SEND_F0 0F1 0SEND_F1 0RECV_B0 0B0 0RECV_B1 0B1 0REDUCE_GRAD 0OPT",
+            "1RECV_F0 1F0 1B0 1SEND_B0 1RECV_F1 1F1 1B1 1SEND_B1 1REDUCE_GRAD 1OPT"
+        ]
+    );
+    let check = |change: &dyn Fn(&mut Schedule), expected: &[&str]| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        let problems: Vec<String> = validate(&bad).unwrap_err().iter().map(ToString::to_string).collect();
+        assert_eq!(problems, expected);
+    };
+    let lacks = "rank 1 lacks REDUCE_GRAD of stage 1, which shares weights with stage 0; every rank of a tied group sums \
+                 its gradients";
+    check(&|bad| bad.ranks[1].retain(|&action| action != Action::stage(StageOp::ReduceGradients, 1)), &[lacks]);
+    // Rank 1 waits for the gradient of stage 0 before it sends what that comes from.
+    check(
+        &|bad| bad.ranks[1].swap(7, 8),
+        &[
+            "deadlock: 0RECV_B1 (rank 0, position 6) waits for 1SEND_B1 (rank 1, position 8) waits for 1REDUCE_GRAD (rank 1, \
+           position 7) waits for 0B1 (rank 0, position 7) waits for 0RECV_B1 (rank 0, position 6)",
+        ],
+    );
+    check(
+        &|bad| bad.tied[0].push(Stage(7)),
+        &["stage 7 shares weights with other stages, but no route trains it; let one visit it or untie it"],
+    );
+    check(
+        &|bad| bad.tied.push(vec![Stage(0)]),
+        &["stage 0 is named twice among the groups of stages that share weights; join its groups into one"],
+    );
+    // What neither sums nor updates needs no partners.
+    let mut gradients_only = good.clone();
+    gradients_only.ranks.iter_mut().for_each(|list| list.truncate(8));
+    assert_eq!(validate(&gradients_only), Ok(()));
+}
+
+/// A rank gives its part of the norm at its first update: what another rank needs before its own update may not come later.
+#[test]
+fn an_update_before_what_others_wait_for() {
+    let route = route(&[(0, 0), (1, 1)]);
+    let visits = |op, microbatch| [0, 1].map(|hop| Action::visit(op, Key::new(microbatch, hop)));
+    let (forwards, backwards) = (visits(Op::Forward, 0), visits(Op::Backward, 0));
+    let evaluations = visits(Op::ForwardNoGrad, 1);
+    let updates = [0, 1].map(|stage| Action::stage(StageOp::OptimizerStep, stage));
+    let schedule = |first: [Action; 4], last: [Action; 4]| Schedule {
+        name: "one trained, one evaluated".into(),
+        routes: vec![route.clone(); 2],
+        vocabulary: None,
+        tied: Vec::new(),
+        n_segments: 1,
+        ranks: vec![first.to_vec(), last.to_vec()],
+    };
+    let last = [forwards[1], backwards[1], evaluations[1], updates[1]];
+    let good = schedule([forwards[0], evaluations[0], backwards[0], updates[0]], last);
+    assert_eq!(validate(&good), Ok(()));
+    let bad = schedule([forwards[0], backwards[0], updates[0], evaluations[0]], last);
+    let problems: Vec<String> = validate(&bad).unwrap_err().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        problems,
+        [
+            "deadlock: 0OPT (rank 0, position 2) waits for 1E1 (rank 1, position 2) waits for 0E1 (rank 0, position 3) waits \
+          for 0OPT (rank 0, position 2)"
+        ]
     );
 }

@@ -61,29 +61,7 @@ proptest! {
     #[test]
     fn generated_schedules_are_valid(schedule in schedules()) {
         prop_assert_eq!(validate(&schedule), Ok(()), "{}", schedule);
-        // Brute force: some order of all actions keeps the lists and the dependencies.
-        let dependencies = dependencies(&schedule).unwrap();
-        let n_nodes = dependencies.n_actions() + dependencies.meetings().len();
-        let mut done = vec![false; n_nodes];
-        let mut left = done.len();
-        while left > 0 {
-            let before = left;
-            for meeting in dependencies.n_actions()..n_nodes {
-                if !done[meeting] && dependencies.of(meeting).all(|on| done[on]) {
-                    done[meeting] = true;
-                    left -= 1;
-                }
-            }
-            for rank in (0..schedule.n_ranks()).map(Rank) {
-                if let Some(head) = dependencies.actions_of(rank).find(|&i| !done[i])
-                    && dependencies.of(head).all(|on| done[on])
-                {
-                    done[head] = true;
-                    left -= 1;
-                }
-            }
-            prop_assert!(left < before, "deadlock in\n{schedule}");
-        }
+        plays(&schedule)?;
     }
 
     #[test]
@@ -110,10 +88,10 @@ proptest! {
 
     #[test]
     fn a_dropped_action_is_missed(schedule in schedules(), choice: prop::sample::Index) {
-        // Whether a reduction is due the schedule does not know; an update only if other stages have theirs.
+        // An update is due only if other stages have theirs.
         let n_updates = schedule.actions().filter(|(_, action)| is_update(*action)).count();
         let is_due = |action| match action {
-            Action::Stage { op, .. } => op == StageOp::OptimizerStep && n_updates > 1,
+            Action::Stage { op, .. } => op == StageOp::ReduceGradients || n_updates > 1,
             Action::Visit { .. } | Action::Shard { .. } => true,
         };
         let (rank, position) = pick(&schedule, choice, is_due).unwrap();
@@ -143,6 +121,26 @@ proptest! {
         refused(&bad, action, &schedule)?;
     }
 
+    /// What of it is accepted is played to its end, see also the runtime's test of the same.
+    #[test]
+    fn a_misplaced_reduction_is_refused_or_played(
+        schedule in schedules(),
+        moves in prop::collection::vec((any::<prop::sample::Index>(), any::<prop::sample::Index>()), 1..4),
+    ) {
+        let is_reduction = |action| matches!(action, Action::Stage { op: StageOp::ReduceGradients, .. });
+        prop_assume!(pick(&schedule, moves[0].0, is_reduction).is_some());
+        let mut moved = schedule.clone();
+        for (which, to) in moves {
+            let (rank, position) = pick(&moved, which, is_reduction).unwrap();
+            let action = moved.ranks[rank].remove(position);
+            let to = to.index(moved.ranks[rank].len() + 1);
+            moved.ranks[rank].insert(to, action);
+        }
+        let Err(problems) = validate(&moved) else { return plays(&moved) };
+        let text: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        prop_assert!(text.iter().any(|line| line.contains("REDUCE_GRAD")), "{text:?}");
+    }
+
     #[test]
     fn a_swapped_dependent_pair_is_refused(schedule in schedules(), choice: prop::sample::Index) {
         let dependencies = dependencies(&schedule).unwrap();
@@ -165,6 +163,33 @@ proptest! {
         let action = schedule.ranks[rank][second - starts[rank]];
         refused(&bad, action, &schedule)?;
     }
+}
+
+/// Brute force: some order of all actions keeps the lists and the dependencies.
+fn plays(schedule: &Schedule) -> Result<(), TestCaseError> {
+    let dependencies = dependencies(schedule).unwrap();
+    let n_nodes = dependencies.n_actions() + dependencies.meetings().len();
+    let mut done = vec![false; n_nodes];
+    let mut left = done.len();
+    while left > 0 {
+        let before = left;
+        for meeting in dependencies.n_actions()..n_nodes {
+            if !done[meeting] && dependencies.of(meeting).all(|on| done[on]) {
+                done[meeting] = true;
+                left -= 1;
+            }
+        }
+        for rank in (0..schedule.n_ranks()).map(Rank) {
+            if let Some(head) = dependencies.actions_of(rank).find(|&i| !done[i])
+                && dependencies.of(head).all(|on| done[on])
+            {
+                done[head] = true;
+                left -= 1;
+            }
+        }
+        prop_assert!(left < before, "deadlock in\n{schedule}");
+    }
+    Ok(())
 }
 
 fn is_update(action: Action) -> bool {

@@ -52,6 +52,8 @@ fn every_form_of_a_cell() {
     check("\n\"\"\n,\n0F0\n", Letters::New);
     check("(0F1;1B0;2W0)OVERLAP_F_B,2I0\n", Letters::New);
 
+    // Blank lines at the end are no ranks.
+    assert_eq!("0F0,0B0\n1F0\n\n  \n\n".parse::<Table>().unwrap().ranks.len(), 2);
     let spaced: Table = "0F0,   ,\"0B0\"\r\n ( 1F1 ; 1B0 )OVERLAP_F_B\r\n".parse().unwrap();
     assert_eq!(spaced.to_string(), "0F0,,0B0\n(1F1;1B0)OVERLAP_F_B\n");
 }
@@ -422,7 +424,7 @@ fn lockstep_is_free_of_deadlock_even_with_blocking_messages() {
             let specs =
                 kinds.flat_map(|kind| [Backward::Fused, Backward::Split].map(|backward| Spec { kind, backward }));
             let trained = specs.map(|spec| generate(spec, &route, n_microbatches, &[]).unwrap());
-            for schedule in trained.chain([forward_only(&route, n_microbatches).unwrap()]) {
+            for schedule in trained.chain([forward_only(&route, n_microbatches, None).unwrap()]) {
                 let with = with_transfers_in_lockstep(&schedule);
                 assert_eq!(validate(&with), Ok(()), "{schedule}");
                 assert!(plays_with_blocking_messages(&with), "{with}");

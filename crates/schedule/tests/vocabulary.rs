@@ -181,9 +181,12 @@ fn refused() {
 #[test]
 fn evaluation() {
     for p in [1, 2, 5] {
-        let base = forward_only(&StageMap::one_per_rank(p).route(), 7).unwrap();
+        let route = StageMap::one_per_rank(p).route();
+        let base = forward_only(&route, 7, None).unwrap();
         for vocabulary in vocabularies() {
-            check(&with_vocabulary(&base, vocabulary, &PassTimes::equal(p)).unwrap(), &base);
+            check(&forward_only(&route, 7, Some(vocabulary)).unwrap(), &base);
+            let refused = with_vocabulary(&base, vocabulary, &PassTimes::equal(p)).unwrap_err();
+            assert_eq!(refused, ScheduleError::Evaluates { name: base.name.clone() });
         }
     }
 }

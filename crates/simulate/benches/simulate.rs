@@ -7,7 +7,7 @@ use schedule::{
     Backward, InputLayer, Kind, PassTimes, Schedule, Spec, Vocabulary, VocabularyAlgorithm, generate, validate,
     with_transfers, with_vocabulary,
 };
-use simulate::{Category, Communication, Costs, Link, MeetingCost, ShardCost, StageCost, bubbles_under, simulate};
+use simulate::{Category, Communication, Costs, Link, MeetingCost, ShardCost, StageCost, bubbles, simulate};
 use std::hint::black_box;
 
 fn make(kind: Kind, backward: Backward, route: &Route, m: usize) -> Schedule {
@@ -61,7 +61,7 @@ fn actions_per_second(criterion: &mut Criterion) {
         group.bench_function("simulate", |bencher| bencher.iter(|| simulate(black_box(&schedule), &costs)));
         group.bench_function("validate", |bencher| bencher.iter(|| validate(black_box(&schedule))));
         let timeline = simulate(&schedule, &costs).expect("a valid schedule");
-        group.bench_function("bubbles", |bencher| bencher.iter(|| bubbles_under(black_box(&timeline), &costs)));
+        group.bench_function("bubbles", |bencher| bencher.iter(|| bubbles(black_box(&timeline), &costs)));
         group.finish();
     }
 }

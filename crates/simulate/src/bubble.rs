@@ -20,7 +20,7 @@ pub struct Bubble {
     /// less what is `memory_s`.
     pub dependency_s: f64,
     /// The part of these waits that less holding back would have filled, had there been more memory: a forward further
-    /// down the list had its input there, and none that had would have fitted. See [`bubbles_under`]; 0 without costs.
+    /// down the list had its input there, and none that had would have fitted. See [`bubbles`]; 0 without costs.
     pub memory_s: f64,
     /// In between: waiting for a message that was queued or on its way, or for a collective to end. Anywhere after the
     /// first compute action: moving the bytes of a message, where that keeps the rank.
@@ -53,14 +53,10 @@ pub fn idle_fraction(bubbles: &[Bubble]) -> f64 {
     if all_s > 0.0 { idle_s / all_s } else { 0.0 }
 }
 
-/// For each rank, how its part of the makespan was spent. Works alike for simulated and measured timelines. It is
-/// [`bubbles_under`] costs that are not known: communication overlaps, and nothing is told apart as `memory_s`.
-pub fn bubbles(timeline: &Timeline) -> Vec<Bubble> {
-    bubbles_under(timeline, &Costs::default())
-}
-
-/// [`bubbles`] of a timeline that was played with these costs, of which three things are used: whether communication
-/// blocks, the latency of links, and the bytes that stages keep.
+/// For each rank, how its part of the makespan was spent. Works alike for simulated and measured timelines. Of the costs
+/// that the timeline was played with three things are used: whether communication blocks, the latency of links, and the
+/// bytes that stages keep. Where they are not known, [`Costs::default`] does: communication overlaps, and nothing is told
+/// apart as `memory_s`.
 ///
 /// A rank keeps, for every `F` it began, the stage's activations and logits until `B` or `I` ends, and the part that
 /// `W` needs until `W` ends: `kept`, which does not change while the rank waits. Its peak over the step is `limit`. A
@@ -71,7 +67,7 @@ pub fn bubbles(timeline: &Timeline) -> Vec<Bubble> {
 /// message on its way stay communication.
 ///
 /// Stages without costs keep nothing.
-pub fn bubbles_under(timeline: &Timeline, costs: &Costs) -> Vec<Bubble> {
+pub fn bubbles(timeline: &Timeline, costs: &Costs) -> Vec<Bubble> {
     let mut of_rank: Vec<Vec<&Span>> = vec![Vec::new(); timeline.n_ranks];
     for span in &timeline.spans {
         of_rank[span.rank.0].push(span);

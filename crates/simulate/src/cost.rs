@@ -19,10 +19,13 @@ pub struct StageCost {
     pub recompute_s: f64,
     /// `OPT`, in seconds.
     pub optimizer_s: f64,
-    /// `REDUCE_GRAD`, in seconds.
+    /// `REDUCE_GRAD`, in seconds, when what it sums is there.
     pub reduce_s: f64,
     /// Bytes the carry leaving this stage occupies in a message.
     pub carry_bytes: u64,
+    /// Bytes of the gradient of weights that the stage shares with the other stages of its tied group: what it gives to
+    /// each of their ranks for `REDUCE_GRAD`.
+    pub tied_bytes: u64,
     /// Bytes kept from `F` until `I` or `B` ends, logits apart.
     pub activation_bytes: u64,
     /// Bytes of logits kept from `F` until `I` or `B` ends.
@@ -68,7 +71,8 @@ pub struct ShardCost {
     pub resident: Vec<(Category, u64)>,
 }
 
-/// How long collectives take from the moment the last rank is there, in seconds. They occupy no rank.
+/// How long collectives take from the moment the last rank is there, in seconds. They occupy no rank. The exchange of
+/// tied gradients takes what bytes and links say.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct MeetingCost {
     /// The last hop's output to every vocabulary shard.
@@ -86,8 +90,8 @@ pub struct MeetingCost {
 }
 
 impl MeetingCost {
-    /// How long `meeting` takes, in seconds.
-    pub fn of(&self, meeting: Meeting) -> f64 {
+    /// How long `meeting` takes, in seconds, when it is not one of tied stages.
+    pub(crate) fn of(&self, meeting: Meeting) -> f64 {
         match meeting {
             Meeting::Hidden(_) => self.hidden_s,
             Meeting::Softmax(_) => self.softmax_s,
@@ -95,6 +99,7 @@ impl MeetingCost {
             Meeting::Embedded(_) => self.embedded_s,
             Meeting::EmbeddedGradient(_) => self.embedded_gradient_s,
             Meeting::PartialNorm(_) | Meeting::Norm => self.norm_s,
+            Meeting::Tied(_) => unreachable!("invariant: its cost is its group's"),
         }
     }
 }

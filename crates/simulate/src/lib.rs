@@ -10,10 +10,11 @@ mod memory;
 mod simulate;
 mod svg;
 mod text;
+mod tied;
 mod timeline;
 mod units;
 
-pub use bubble::{Bubble, bubbles, bubbles_under, idle_fraction};
+pub use bubble::{Bubble, bubbles, idle_fraction};
 pub use cost::{Communication, Costs, Link, MeetingCost, ShardCost, StageCost};
 pub use error::SimulateError;
 pub use simulate::simulate;

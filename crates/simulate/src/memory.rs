@@ -1,5 +1,6 @@
 //! Live bytes on every rank while a schedule is played.
 
+use crate::tied::Group;
 use crate::{Category, Costs, MemorySample, ShardCost, StageCost};
 use mesh::{Key, Microbatch, Rank, Stage};
 use schedule::{Action, InputLayer, Op, Schedule, ShardOp, Vocabulary, VocabularyAlgorithm};
@@ -138,7 +139,7 @@ impl Memory {
                 self.change(rank, at_s, Category::Logits, -(cost.logit_bytes as i64));
                 self.remove(rank, at_s, &cost.backward_scratch);
                 if looks_up_in_shards(schedule, key) {
-                    self.share(costs, at_s, |shard| shard.embedded_bytes);
+                    self.give_all(costs, at_s, |shard| shard.embedded_bytes);
                 }
             }
             Op::BackwardWeight => {
@@ -148,7 +149,7 @@ impl Memory {
         }
         let gives_hidden = matches!(op, Op::Forward | Op::ForwardNoGrad) && schedule.vocabulary.is_some();
         if gives_hidden && schedule.route(key).is_last(key.hop) {
-            self.share(costs, at_s, |shard| shard.hidden_bytes);
+            self.give_all(costs, at_s, |shard| shard.hidden_bytes);
         }
     }
 
@@ -193,10 +194,29 @@ impl Memory {
     }
 
     /// What goes to every rank of a collective waits there.
-    fn share(&mut self, costs: &Costs, at_s: f64, bytes: impl Fn(&ShardCost) -> u64) {
+    fn give_all(&mut self, costs: &Costs, at_s: f64, bytes: impl Fn(&ShardCost) -> u64) {
         for (rank, shard) in costs.shards.iter().enumerate() {
             self.change(Rank(rank), at_s, Category::Buffers, bytes(shard) as i64);
         }
+    }
+
+    /// A rank's share of a tied group's gradients is complete: a copy waits at each of the others.
+    pub fn share(&mut self, group: &Group, rank: Rank, at_s: f64) {
+        let bytes = group.given[&rank] as i64;
+        let others = group.given.keys().filter(|&&other| other != rank);
+        others.for_each(|&other| self.change(other, at_s, Category::Buffers, bytes));
+    }
+
+    /// A rank sums a tied group's gradients.
+    pub fn sum_begins(&mut self, group: &Group, rank: Rank, at_s: f64) {
+        self.change(rank, at_s, Category::Gradients, group.sum_bytes as i64);
+    }
+
+    /// The sum takes the place of the rank's own share; the others' are gone.
+    pub fn sum_ends(&mut self, group: &Group, rank: Rank, at_s: f64) {
+        let of_others: u64 = group.given.iter().filter(|&(&other, _)| other != rank).map(|(_, bytes)| bytes).sum();
+        self.change(rank, at_s, Category::Buffers, -(of_others as i64));
+        self.change(rank, at_s, Category::Gradients, -(group.sum_bytes as i64));
     }
 
     /// The message of a send arrives.

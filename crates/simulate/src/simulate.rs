@@ -1,6 +1,7 @@
 //! Playing a schedule with costs instead of tensors.
 
 use crate::memory::{Memory, message};
+use crate::tied::Tied;
 use crate::{Communication, Costs, MeetingSpan, SimulateError, Span, Timeline};
 use mesh::{Key, Rank, Stage};
 use schedule::{Action, Dependencies, Meeting, Op, Schedule, ShardOp, StageOp, dependencies, validate, with_transfers};
@@ -25,11 +26,15 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 ///   permit, at the same moment the lower rank. Sends and receives need none.
 /// - A collective ([`schedule::Meeting`]) begins when its last member has ended and takes its cost; it occupies no rank.
 /// - An optimistic update stands: `TRY_OPT` takes as long as `OPT`, `VALIDATE` no time.
-/// - Ranks do not wait for each other in `REDUCE_GRAD`, which takes its cost.
+/// - The shares of a tied group ([`Schedule::tied`]) are exchanged as one collective: from the moment the last is
+///   complete it takes the longest of its links' latency + bytes / bandwidth, of all that one rank gives another, and
+///   no time from the links' messages. Then `REDUCE_GRAD` takes its cost. Ranks with replicas of one stage do not wait
+///   for each other.
 /// - A forward's activations and logits live from its start to the end of `I` or `B`, the part of the activations that
 ///   `W` needs to the end of `W`, a shard's logits from the start of `VS` to the end of `VT`, scratch while its action
 ///   runs; a message occupies the receiver's buffers from its arrival until the action that uses it begins, and what an
-///   action gives to a collective from the end of that action on. What goes at the moment at which something else comes
+///   action gives to a collective from the end of that action on. Shares of tied gradients stay in their receivers'
+///   buffers until `REDUCE_GRAD` ends, and beside them lies the sum while it runs. What goes at the moment at which something else comes
 ///   is never counted together with it.
 ///
 /// A schedule without transfers is played as [`with_transfers`] makes it, and the timeline has those transfers.
@@ -199,6 +204,7 @@ struct Play<'a> {
     ranks: Vec<RankState>,
     links: BTreeMap<(Rank, Rank), LinkState>,
     cores: Vec<CoreGroup>,
+    tied: Tied,
     events: BinaryHeap<Reverse<(Time, Event)>>,
     /// Ranks whose head may be able to begin.
     awake: Vec<usize>,
@@ -237,6 +243,7 @@ impl<'a> Play<'a> {
             ranks: ranks.collect(),
             links: links.collect(),
             cores: cores.collect(),
+            tied: Tied::new(schedule, costs, &dependencies),
             events: BinaryHeap::new(),
             awake: (0..schedule.n_ranks()).rev().collect(),
             memory: Memory::new(schedule, costs),
@@ -404,6 +411,11 @@ impl<'a> Play<'a> {
         self.times[i].end_s = now_s + self.duration_s(Rank(rank), action, self.stages[i]);
         self.events.push(Reverse((Time(self.times[i].end_s), Event::End(i))));
         self.memory.compute_begins(self.schedule, self.costs, Rank(rank), action, now_s);
+        if is_reduction(action)
+            && let Some(group) = self.tied.sum(i)
+        {
+            self.memory.sum_begins(group, Rank(rank), now_s);
+        }
     }
 
     fn duration_s(&self, rank: Rank, action: Action, stage: Stage) -> f64 {
@@ -437,7 +449,11 @@ impl<'a> Play<'a> {
 
     /// The last member of a meeting is there.
     fn meet(&mut self, i: usize, now_s: f64) {
-        let end_s = now_s + self.costs.meetings.of(self.meetings[i - self.actions.len()]);
+        let end_s = now_s
+            + match self.meetings[i - self.actions.len()] {
+                Meeting::Tied(number) => self.tied.group(number).exchange_s,
+                meeting => self.costs.meetings.of(meeting),
+            };
         self.times[i] = Times { asked_s: now_s, start_s: now_s, end_s };
         self.events.push(Reverse((Time(end_s), Event::End(i))));
     }
@@ -455,6 +471,14 @@ impl<'a> Play<'a> {
             Action::Visit { op: Op::RecvActivation | Op::RecvGradient, .. } => self.free(rank.0, now_s),
             _ => {
                 self.memory.compute_ends(self.schedule, self.costs, self.stages[i], rank, action, now_s);
+                if let Some(group) = self.tied.share(i) {
+                    self.memory.share(group, rank, now_s);
+                }
+                if is_reduction(action)
+                    && let Some(group) = self.tied.sum(i)
+                {
+                    self.memory.sum_ends(group, rank, now_s);
+                }
                 if let Some(cores) = self.ranks[rank.0].cores {
                     self.cores[cores].n_free += 1;
                 }
@@ -480,6 +504,10 @@ impl<'a> Play<'a> {
             }
         }
     }
+}
+
+fn is_reduction(action: Action) -> bool {
+    matches!(action, Action::Stage { op: StageOp::ReduceGradients, .. })
 }
 
 /// For each node those that wait for it: where its part begins, and all parts one after the other.

@@ -1,7 +1,7 @@
 //! What happened, or is predicted to happen, on every rank.
 
 use mesh::{Rank, Stage};
-use schedule::{Action, Meeting};
+use schedule::{Action, Meeting, Op};
 
 /// One action as it was played.
 #[derive(Clone, Debug, PartialEq)]
@@ -110,6 +110,20 @@ impl Timeline {
     /// Spans of one rank, in list order.
     pub fn rank(&self, rank: Rank) -> impl Iterator<Item = &Span> {
         self.spans.iter().filter(move |span| span.rank == rank)
+    }
+
+    /// The most visits whose activations a rank keeps at once: each from its `F` until its `I` or `B` has ended.
+    pub fn most_kept(&self, rank: Rank) -> usize {
+        let (mut kept, mut most) = (0, 0);
+        for span in self.rank(rank) {
+            match span.action {
+                Action::Visit { op: Op::Forward, .. } => kept += 1,
+                Action::Visit { op: Op::BackwardInput | Op::Backward, .. } => kept -= 1,
+                Action::Visit { .. } | Action::Shard { .. } | Action::Stage { .. } => {}
+            }
+            most = most.max(kept);
+        }
+        most
     }
 
     /// Peak live bytes on a rank by category (each category's own peak), indexed as [`Category::ALL`].

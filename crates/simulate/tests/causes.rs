@@ -5,7 +5,7 @@
 
 use mesh::{Key, StageMap};
 use schedule::{Action, Backward, Kind, Op, Schedule, Spec, generate};
-use simulate::{Costs, StageCost, bubbles, bubbles_under, simulate};
+use simulate::{Costs, StageCost, bubbles, simulate};
 
 fn stage(forward_s: f64, backward_s: f64) -> StageCost {
     StageCost { forward_s, backward_s, activation_bytes: 10, logit_bytes: 1, ..StageCost::default() }
@@ -14,7 +14,7 @@ fn stage(forward_s: f64, backward_s: f64) -> StageCost {
 /// For every rank what it waited for others, and the part of it that memory is the cause of.
 fn waits(schedule: &Schedule, costs: &Costs) -> Vec<(f64, f64)> {
     let timeline = simulate(schedule, costs).unwrap();
-    let (all, untold) = (bubbles_under(&timeline, costs), bubbles(&timeline));
+    let (all, untold) = (bubbles(&timeline, costs), bubbles(&timeline, &Costs::default()));
     for (bubble, untold) in all.iter().zip(&untold) {
         assert_eq!(bubble.compute_s + bubble.idle_s(), timeline.makespan_s());
         assert_eq!((untold.dependency_s, untold.memory_s), (bubble.dependency_s + bubble.memory_s, 0.0));
@@ -62,6 +62,7 @@ fn not_where_a_forward_would_have_fitted() {
         name: "late second forward".into(),
         routes: vec![StageMap::one_per_rank(2).route(); 3],
         vocabulary: None,
+        tied: Vec::new(),
         n_segments: 1,
         ranks: vec![
             list([(f, 0), (b, 0), (f, 1), (f, 2), (b, 1), (b, 2)], 0),

@@ -29,7 +29,7 @@ fn equal(n_stages: usize, cost: StageCost) -> Costs {
 
 /// The parts of every rank's time sum to the makespan.
 fn accounted(timeline: &Timeline) -> Vec<Bubble> {
-    let all = bubbles(timeline);
+    let all = bubbles(timeline, &Costs::default());
     for bubble in &all {
         assert_eq!(bubble.compute_s + bubble.idle_s(), timeline.makespan_s(), "{bubble:?}");
         assert_eq!(bubble.other_s, 0.0, "{bubble:?}");
@@ -205,6 +205,7 @@ fn permits_are_granted_in_order() {
         name: "three".into(),
         routes,
         vocabulary: None,
+        tied: Vec::new(),
         n_segments: 1,
         ranks: (0..3).map(|i| list(i).to_vec()).collect(),
     };

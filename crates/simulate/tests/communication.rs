@@ -4,7 +4,7 @@
 
 use mesh::{Rank, StageMap};
 use schedule::{Backward, Kind, Op, Schedule, Spec, generate};
-use simulate::{Communication, Costs, Link, StageCost, Timeline, bubbles_under, simulate};
+use simulate::{Communication, Costs, Link, StageCost, Timeline, bubbles, simulate};
 
 fn plain(kind: Kind, p: usize, m: usize) -> Schedule {
     generate(Spec { kind, backward: Backward::Fused }, &StageMap::one_per_rank(p).route(), m, &[]).unwrap()
@@ -35,7 +35,7 @@ fn ranks_are_occupied_by_their_messages() {
         let costs = costs(Communication::Blocking, [1.0; 2], t, l);
         let timeline = simulate(&plain(Kind::OneFOneB, 2, 1), &costs).unwrap();
         assert_eq!(timeline.makespan_s(), 6.0 + 2.0 * (t + l));
-        let all = bubbles_under(&timeline, &costs);
+        let all = bubbles(&timeline, &costs);
         let parts = [0, 1].map(|rank| {
             let bubble = &all[rank];
             (bubble.compute_s, bubble.warm_up_s, bubble.dependency_s, bubble.communication_s, bubble.drain_s)

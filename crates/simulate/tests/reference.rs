@@ -12,7 +12,7 @@ use schedule::{
     Action, Backward, InputLayer, Kind, Op, PassTimes, Placement, Schedule, ShardOp, Spec, StageOp, Vocabulary,
     VocabularyAlgorithm, generate, with_transfers, with_transfers_in_lockstep, with_vocabulary,
 };
-use simulate::{Category, Communication, Costs, Link, MeetingCost, ShardCost, StageCost, bubbles_under, simulate};
+use simulate::{Category, Communication, Costs, Link, MeetingCost, ShardCost, StageCost, bubbles, simulate};
 use std::collections::{BTreeSet, HashMap};
 
 #[derive(Clone, Copy, Default, PartialEq)]
@@ -106,6 +106,16 @@ impl<'a> Reference<'a> {
                 };
                 latest(&is_gradient) + cost.norm_s
             }
+            (Action::Stage { op: StageOp::ReduceGradients, stage }, _) => {
+                let Some(group) = self.schedule.tied.iter().find(|group| group.contains(&stage)) else { return 0.0 };
+                let given = self.given(group);
+                let exchange_s = given.iter().flat_map(|&(from, _, bytes)| {
+                    let seconds = move |to| self.link(from, to, bytes);
+                    given.iter().filter(move |other| other.0 != from).map(move |&(to, ..)| seconds(to))
+                });
+                let exchange_s = exchange_s.map(|(latency_s, transfer_s)| latency_s + transfer_s).fold(0.0, f64::max);
+                given.iter().map(|given| given.1).fold(0.0, f64::max) + exchange_s
+            }
             (Action::Shard { op, microbatch }, _) => {
                 let i = microbatch.0;
                 match op {
@@ -154,8 +164,46 @@ impl<'a> Reference<'a> {
                 ShardOp::EmbedForward => self.costs.shards[rank].embed_forward_s,
                 ShardOp::EmbedBackward => self.costs.shards[rank].embed_backward_s,
             },
+            Action::Stage { op: StageOp::ReduceGradients, .. } => stage.reduce_s,
             Action::Stage { .. } => stage.optimizer_s,
         }
+    }
+
+    /// The ranks that hold stages of a tied group: when the last action has ended that adds to their gradients, and how
+    /// many bytes those are.
+    fn given(&self, group: &[Stage]) -> Vec<(usize, f64, u64)> {
+        let of_rank = |(rank, list): (usize, &Vec<Action>)| {
+            let is_added = |action: &&Action| match **action {
+                Action::Visit { op: Op::Backward | Op::BackwardInput | Op::BackwardWeight, .. } => {
+                    group.contains(&self.schedule.stage(**action))
+                }
+                _ => false,
+            };
+            let ends = list.iter().filter(is_added).map(|&action| self.times[&(rank, action)].end_s);
+            let last_s = ends.reduce(f64::max)?;
+            let lies_here = |stage: &&Stage| list.contains(&Action::stage(StageOp::ReduceGradients, stage.0));
+            let bytes = group.iter().filter(lies_here).map(|stage| self.costs.stages[stage.0].tied_bytes).sum();
+            Some((rank, last_s, bytes))
+        };
+        self.schedule.ranks.iter().enumerate().filter_map(of_rank).collect()
+    }
+
+    /// What the other ranks of a tied group gave to this one, until it has summed them, and the sum while it is made.
+    fn tied_items(&self, rank: usize) -> Vec<(Category, u64, f64, f64)> {
+        let mut items = Vec::new();
+        for group in &self.schedule.tied {
+            let is_sum = |action: &&Action| match **action {
+                Action::Stage { op: StageOp::ReduceGradients, stage } => group.contains(&stage),
+                _ => false,
+            };
+            let Some(&first) = self.schedule.ranks[rank].iter().find(is_sum) else { continue };
+            let sum = self.times[&(rank, first)];
+            let others = self.given(group).into_iter().filter(|given| given.0 != rank);
+            items.extend(others.map(|(_, from_s, bytes)| (Category::Buffers, bytes, from_s, sum.end_s)));
+            let bytes = group.iter().map(|stage| self.costs.stages[stage.0].tied_bytes).max().unwrap();
+            items.push((Category::Gradients, bytes, sum.start_s, sum.end_s));
+        }
+        items
     }
 
     /// Latency, and how long the bytes take.
@@ -213,6 +261,7 @@ impl<'a> Reference<'a> {
                 _ => {}
             }
         }
+        items.extend(self.tied_items(rank));
         items.extend(
             self.waiting(rank).into_iter().map(|(bytes, from_s, to_s)| (Category::Buffers, bytes, from_s, to_s)),
         );
@@ -287,8 +336,8 @@ fn peak(items: &[(Category, u64, f64, f64)], counts: impl Fn(Category) -> bool) 
 fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
     let time = || prop_oneof![Just(0.0), 0.0..3.0_f64];
     let bytes = || 0..50_u64;
-    let stage = (prop::array::uniform6(time()), prop::array::uniform8(bytes()), [bytes(), bytes()]).prop_map(
-        |(times, bytes, [kept, begun])| {
+    let stage = (prop::array::uniform6(time()), time(), prop::array::uniform8(bytes()), [bytes(), bytes(), bytes()])
+        .prop_map(|(times, reduce_s, bytes, [kept, begun, tied_bytes])| {
             let [forward_s, backward_input_s, backward_weight_s, backward_s, recompute_s, optimizer_s] = times;
             let [carry_bytes, weight_grad_bytes, logit_bytes, scratch, more, weights, gradients, buffers] = bytes;
             StageCost {
@@ -298,6 +347,8 @@ fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
                 backward_s,
                 recompute_s,
                 optimizer_s,
+                reduce_s,
+                tied_bytes,
                 carry_bytes,
                 activation_bytes: weight_grad_bytes + kept,
                 logit_bytes,
@@ -309,10 +360,8 @@ fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
                     (Category::Gradients, gradients),
                     (Category::Buffers, buffers),
                 ],
-                ..StageCost::default()
             }
-        },
-    );
+        });
     let shard = (prop::array::uniform4(time()), prop::array::uniform8(bytes())).prop_map(|(times, bytes)| {
         let [forward_s, backward_s, embed_forward_s, embed_backward_s] = times;
         ShardCost {
@@ -351,7 +400,8 @@ fn costs(n_stages: usize, n_ranks: usize) -> impl Strategy<Value = Costs> {
     )
 }
 
-/// A schedule of any kind, with every way to shard the vocabulary or none, and both ways to spell out messages.
+/// A schedule of any kind, with every way to shard the vocabulary or none, with stages tied or not, and both ways to
+/// spell out messages.
 fn schedules() -> impl Strategy<Value = Schedule> {
     let vocabulary = prop::option::of((
         prop::sample::select(&[VocabularyAlgorithm::OneBarrier, VocabularyAlgorithm::TwoBarriers][..]),
@@ -359,9 +409,19 @@ fn schedules() -> impl Strategy<Value = Schedule> {
     ));
     let backward = prop_oneof![Just(Backward::Fused), Just(Backward::Split)];
     let ranks = prop::collection::vec(0..3_usize, 1..6);
+    let tied = prop::collection::vec(prop::option::of(0..2_usize), 12);
     let with = prop_oneof![Just(with_transfers as fn(&Schedule) -> Schedule), Just(with_transfers_in_lockstep as _)];
-    (prop::sample::select(&Kind::ALL[..]), backward, 1..=4_usize, 1..=3_usize, 1..=7_usize, ranks, vocabulary, with)
-        .prop_map(|(kind, backward, p, v, m, ranks, vocabulary, with)| {
+    (
+        prop::sample::select(&Kind::ALL[..]),
+        backward,
+        1..=4_usize,
+        1..=3_usize,
+        1..=7_usize,
+        ranks,
+        (vocabulary, tied),
+        with,
+    )
+        .prop_map(|(kind, backward, p, v, m, ranks, (vocabulary, tied), with)| {
             let visit = |(stage, rank): (usize, usize)| Visit { stage: Stage(stage), rank: Rank(rank) };
             let (route, m) = match kind.placement() {
                 Placement::V => {
@@ -372,7 +432,10 @@ fn schedules() -> impl Strategy<Value = Schedule> {
                 Placement::OnePerRank => (StageMap::one_per_rank(p).route(), m),
                 Placement::Any => (Route::new(ranks.into_iter().enumerate().map(visit).collect()), m),
             };
-            let schedule = generate(Spec { kind, backward }, &route, m, &[]).unwrap();
+            // Two groups, of none to all stages.
+            let group = |number| (0..route.n_hops()).filter(|&stage| tied[stage] == Some(number)).map(Stage).collect();
+            let tied: Vec<Vec<Stage>> = (0..2).map(group).collect();
+            let schedule = generate(Spec { kind, backward }, &route, m, &tied).unwrap();
             let schedule = match vocabulary {
                 Some((algorithm, input)) => {
                     let times = PassTimes::equal(route.n_hops());
@@ -421,7 +484,7 @@ proptest! {
         let costs = Costs { cores: cores.into_iter().collect(), ..costs };
         let timeline = simulate(&schedule, &costs).unwrap();
         let makespan_s = timeline.makespan_s();
-        for bubble in bubbles_under(&timeline, &costs) {
+        for bubble in bubbles(&timeline, &costs) {
             let parts_s = [
                 bubble.compute_s, bubble.warm_up_s, bubble.drain_s, bubble.dependency_s, bubble.memory_s,
                 bubble.communication_s, bubble.permit_s,

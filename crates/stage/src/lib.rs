@@ -15,6 +15,7 @@ mod rank;
 mod shard;
 mod softmax;
 mod store;
+mod tied;
 mod training_state;
 mod updates;
 mod visit;

@@ -57,6 +57,7 @@ const PER_MICROBATCH: usize = 5;
 pub(crate) fn channel(meeting: Meeting) -> Channel {
     let (microbatch, kind) = match meeting {
         Meeting::Norm | Meeting::PartialNorm(_) => unreachable!("a norm belongs to no microbatch"),
+        Meeting::Tied(_) => unreachable!("tied gradients belong to no microbatch"),
         Meeting::Hidden(microbatch) => (microbatch, 0),
         Meeting::Softmax(microbatch) => (microbatch, 1),
         Meeting::HiddenGradient(microbatch) => (microbatch, 2),

@@ -4,9 +4,10 @@ use crate::cut::Cut;
 use crate::error::StageError;
 use crate::permits::Permits;
 use crate::play::{Report, Step};
-use crate::rank::{Played, Player, Tie};
+use crate::rank::{Played, Player};
 use crate::shard::Shard;
 use crate::store::Store;
+use crate::tied::Tie;
 use crate::training_state::{TrainingState, decays};
 use crate::updates::is_update;
 use architecture::{Architecture, Block, Partition, Weight};
@@ -70,6 +71,8 @@ pub struct Pipeline {
     input: Option<InputLayer>,
     stage_ranks: Vec<Rank>,
     tied: Vec<Vec<Stage>>,
+    /// Whether the shards of the head are rows of an embedding that is whole elsewhere.
+    shares_tied_rows: bool,
     n_ranks: usize,
     stopped: bool,
 }
@@ -120,6 +123,7 @@ impl Pipeline {
             input: spec.vocabulary.map(|vocabulary| vocabulary.input),
             stage_ranks: homes.stage_ranks,
             tied: homes.tied_stages,
+            shares_tied_rows: homes.tied_embedding.is_some(),
             n_ranks,
             stopped: false,
         };
@@ -160,7 +164,7 @@ impl Pipeline {
             StageError::Schedule(lines.join("; "))
         })?;
         self.check_vocabulary(&step.schedule)?;
-        check_updates(&step.schedule)?;
+        self.check_tied(&step.schedule)?;
         let n_microbatches = step.microbatches.len();
         let mut step = step;
         step.schedule.ranks.resize(self.n_ranks, Vec::new());
@@ -176,6 +180,7 @@ impl Pipeline {
         let mut report = Report {
             losses: vec![0.0; n_microbatches],
             gradient_norm: None,
+            most_kept: Vec::new(),
             timeline: Timeline { n_ranks: self.n_ranks, ..Timeline::default() },
         };
         let mut failures = Vec::new();
@@ -199,6 +204,7 @@ impl Pipeline {
         for (_, part) in played {
             part.losses.iter().for_each(|&(microbatch, loss)| report.losses[microbatch] = loss);
             report.gradient_norm = report.gradient_norm.or(part.gradient_norm);
+            report.most_kept.push(part.most_kept);
             report.timeline.spans.extend(part.spans);
             report.timeline.memory.extend(part.memory);
         }
@@ -229,6 +235,37 @@ impl Pipeline {
         match idle.filter(|_| input.is_some() && schedule.ranks.iter().any(|list| updates(list))) {
             Some(rank) => Err(StageError::Schedule(format!(
                 "rank {rank} holds a shard of the vocabulary but has no optimizer step; give it a stage on the route"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the schedule ties the stages that the weights tie, where it updates or reduces anything.
+    fn check_tied(&self, schedule: &Schedule) -> Result<(), StageError> {
+        let is_at_work =
+            |action| is_update(action) || matches!(action, Action::Stage { op: StageOp::ReduceGradients, .. });
+        if !schedule.actions().any(|(_, action)| is_at_work(action)) {
+            return Ok(());
+        }
+        let groups = |tied: &[Vec<Stage>]| -> BTreeSet<BTreeSet<Stage>> {
+            tied.iter().map(|group| group.iter().copied().collect()).collect()
+        };
+        if groups(&schedule.tied) != groups(&self.tied) {
+            let (found, wanted) = (words(&schedule.tied), words(&self.tied));
+            return Err(StageError::Schedule(format!(
+                "it ties {found}, but in the pipeline {wanted} share weights; generate it with what `Pipeline::tied` says"
+            )));
+        }
+        // With a sharded head and a whole embedding of the same matrix, ranks meet at their first update.
+        let is_visit = |action: &Action| matches!(action, Action::Visit { .. });
+        let goes_on = |list: &Vec<Action>| {
+            let first = list.iter().position(|&action| is_update(action));
+            first.is_some_and(|first| list[first..].iter().any(is_visit))
+        };
+        match schedule.ranks.iter().position(goes_on).filter(|_| self.shares_tied_rows) {
+            Some(rank) => Err(StageError::Schedule(format!(
+                "rank {rank} plays visits after its first update, where it waits for all ranks to sum the gradient of the \
+                 matrix that head and embedding share; put updates last"
             ))),
             None => Ok(()),
         }
@@ -287,17 +324,6 @@ impl Drop for Pipeline {
     }
 }
 
-/// Whether all ranks learn the norm in the same way.
-fn check_updates(schedule: &Schedule) -> Result<(), StageError> {
-    let updates = || schedule.actions().map(|(_, action)| action).filter(|&action| is_update(action));
-    let is_tried = |action| matches!(action, Action::Stage { op: StageOp::OptimisticStep, .. });
-    if updates().any(is_tried) && !updates().all(is_tried) {
-        let found = "it has both OPT and TRY_OPT; let all stages update in one way";
-        return Err(StageError::Schedule(found.to_owned()));
-    }
-    Ok(())
-}
-
 /// Runs a rank's whole loop inside a thread pool of its own, so that kernels use its cores and no others.
 fn in_own_pool(rank: Rank, n_threads: usize, run: impl FnOnce() + Send) {
     let pool = rayon::ThreadPoolBuilder::new()
@@ -345,6 +371,15 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
+}
+
+fn words(tied: &[Vec<Stage>]) -> String {
+    let group =
+        |group: &Vec<Stage>| format!("stages {}", group.iter().map(Stage::to_string).collect::<Vec<_>>().join(" "));
+    match tied {
+        [] => "no stages".to_owned(),
+        groups => groups.iter().map(group).collect::<Vec<_>>().join(" and "),
+    }
 }
 
 impl PipelineSpec {

@@ -82,6 +82,8 @@ pub struct Report {
     pub losses: Vec<f64>,
     /// Global gradient norm before clipping; absent without optimizer steps, and not finite when the update was skipped.
     pub gradient_norm: Option<f64>,
+    /// By rank, the most visits whose activations it kept at once: from the end of `F` to the begin of `I` or `B`.
+    pub most_kept: Vec<usize>,
     /// What was measured.
     pub timeline: Timeline,
 }

@@ -6,26 +6,20 @@ use crate::permits::Permits;
 use crate::play::Step;
 use crate::shard::Shard;
 use crate::store::Store;
+use crate::tied::{Gathered, Tie};
 use crate::training_state::TrainingState;
 use crate::updates::Updates;
 use crate::visit::{self, Forwarded, Saved};
 use crate::vocabulary::{Messages, vocabulary};
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::Tensor;
 use kernels::WeightGrad;
 use mesh::{Key, Microbatch, Rank, Stage};
 use schedule::{Action, Op, ShardOp, StageOp};
 use simulate::{Category, MemorySample, Span};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 use wire::{Buffer, Channel, Endpoint, Tag};
-
-/// A parameter that lies on several stages, each with its own leaf: their gradients are summed.
-#[derive(Clone, Debug)]
-pub(crate) struct Tie {
-    /// Stage, its rank, and the parameter's number there; in order of stages.
-    pub holders: Vec<(Stage, Rank, usize)>,
-}
 
 /// One rank: a thread's whole state.
 pub(crate) struct Player {
@@ -44,6 +38,8 @@ pub(crate) struct Played {
     pub gradient_norm: Option<f64>,
     pub spans: Vec<Span>,
     pub memory: Vec<MemorySample>,
+    /// The most visits whose activations were kept at once.
+    pub most_kept: usize,
 }
 
 /// What is in flight on a rank within a step, by the key of the visit that will use it.
@@ -55,7 +51,9 @@ struct InFlight {
     weight_grads: HashMap<Key, Vec<WeightGrad>>,
     /// Microbatches whose evaluation ended here in a sharded vocabulary, with their tokens' weights.
     evaluated: Vec<(Microbatch, Vec<f32>)>,
-    reduced: Vec<bool>,
+    /// Ties whose shares were gathered, and those of them that are to be summed now.
+    gathered: BTreeSet<usize>,
+    ties: Vec<Gathered>,
     updates: Updates,
 }
 
@@ -67,7 +65,8 @@ impl Player {
     pub fn play(&mut self, step: &Step, start: Instant) -> Result<Played, StageError> {
         let rank = self.endpoint.rank();
         let mut played = Played::default();
-        let mut in_flight = InFlight { reduced: vec![false; self.ties.len()], ..InFlight::default() };
+        let mut in_flight = InFlight::default();
+        let shares = self.shares(step);
         self.endpoint.forget_before(step.number);
         if step.schedule.ranks[rank.0].iter().any(|&action| is_trained(action)) {
             let _account = ledger::scope(rank.0, Category::Gradients);
@@ -76,7 +75,7 @@ impl Player {
         let now_s = || start.elapsed().as_secs_f64();
         ledger::take_peak(rank.0);
         played.memory.push(MemorySample { rank, at_s: now_s(), bytes: ledger::live(rank.0) });
-        for &action in &step.schedule.ranks[rank.0] {
+        for (position, &action) in step.schedule.ranks[rank.0].iter().enumerate() {
             let asked_s = now_s();
             let stage = step.schedule.stage(action);
             let waits = self.before_permit(step, action, &mut in_flight)?;
@@ -91,8 +90,10 @@ impl Player {
             match action {
                 Action::Visit { op, key } => self.visit(step, op, key, messages, &mut in_flight, &mut played)?,
                 Action::Shard { op, microbatch } => self.shard(step, op, microbatch, messages, &mut played)?,
-                Action::Stage { op, stage } => self.stage(step, op, stage, &mut in_flight.updates),
+                Action::Stage { op, stage } => self.stage(step, op, stage, &mut in_flight),
             }
+            played.most_kept = played.most_kept.max(in_flight.saved.len());
+            self.give_shares(step, &shares, position)?;
             drop(permit);
             let end_s = now_s();
             played.spans.push(Span {
@@ -153,7 +154,7 @@ impl Player {
                 Ok(Waits::AreWork)
             }
             Action::Stage { op: StageOp::ReduceGradients, stage } => {
-                self.reduce(step, stage, in_flight)?;
+                in_flight.ties = self.gather_ties(step, stage, &mut in_flight.gathered)?;
                 Ok(Waits::AreNone)
             }
             Action::Stage { op, .. } => {
@@ -276,64 +277,15 @@ impl Player {
         Ok(self.endpoint.send(to, tag, buffers)?)
     }
 
-    fn stage(&mut self, step: &Step, op: StageOp, stage: Stage, updates: &mut Updates) {
+    fn stage(&mut self, step: &Step, op: StageOp, stage: Stage, in_flight: &mut InFlight) {
         match op {
             StageOp::OptimizerStep | StageOp::OptimisticStep | StageOp::PostValidate => {
-                self.update(step, op, stage, updates);
+                self.update(step, op, stage, &mut in_flight.updates);
             }
-            // Summed while waiting.
-            StageOp::ReduceGradients => {}
+            StageOp::ReduceGradients => self.sum_ties(std::mem::take(&mut in_flight.ties)),
             // Weights are whole and in memory: nothing is sharded or streamed here.
             StageOp::Unshard | StageOp::Reshard | StageOp::LoadWeights | StageOp::EvictWeights => {}
         }
-    }
-
-    /// Sums the gradients of parameters that `stage` shares with other stages, in stage order, on every holder.
-    fn reduce(&mut self, step: &Step, stage: Stage, in_flight: &mut InFlight) -> Result<(), StageError> {
-        let rank = self.endpoint.rank();
-        let _account = ledger::scope(rank.0, Category::Buffers);
-        for (number, tie) in self.ties.clone().iter().enumerate() {
-            let concerns = tie.holders.iter().any(|&(holder, _, _)| holder == stage);
-            if !concerns || std::mem::replace(&mut in_flight.reduced[number], true) {
-                continue;
-            }
-            let tag = |from: Stage| Tag { epoch: 0, step: step.number, channel: Channel::Tied(number, from.0) };
-            let mut others: Vec<Rank> =
-                tie.holders.iter().map(|holder| holder.1).filter(|&other| other != rank).collect();
-            others.sort();
-            others.dedup();
-            for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
-                for &other in &others {
-                    let values = into_vec(self.stores[&holder].training.gradients[parameter].clone());
-                    self.endpoint.send(other, tag(holder), vec![Buffer::F32(values)])?;
-                }
-            }
-            let mut sum: Option<Tensor<1>> = None;
-            for &(holder, place, parameter) in &tie.holders {
-                let term = if place == rank {
-                    self.stores[&holder].training.gradients[parameter].clone()
-                } else {
-                    let pending = self.endpoint.receive(place, tag(holder));
-                    let message = self.endpoint.wait(pending)?;
-                    let [Buffer::F32(values)] = <[Buffer; 1]>::try_from(message).expect("invariant: one buffer") else {
-                        panic!("a gradient is f32");
-                    };
-                    let n = values.len();
-                    let device = self.stores.values().next().expect("invariant: a holder has a stage").part.device();
-                    Tensor::from_data(TensorData::new(values, [n]), device)
-                };
-                sum = Some(match sum {
-                    Some(sum) => sum + term,
-                    None => term,
-                });
-            }
-            let sum = sum.expect("invariant: a tie has holders");
-            for &(holder, _, parameter) in tie.holders.iter().filter(|holder| holder.1 == rank) {
-                let store = self.stores.get_mut(&holder).expect("invariant: the stage lies on its rank");
-                store.training.gradients[parameter] = sum.clone();
-            }
-        }
-        Ok(())
     }
 
     /// Of the stages in order, then of the shard.

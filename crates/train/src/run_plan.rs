@@ -184,6 +184,7 @@ impl RunPlan {
             cost.backward_s = of_op(Op::Backward);
             cost.backward_input_s = of_op(Op::BackwardInput);
             cost.backward_weight_s = of_op(Op::BackwardWeight);
+            cost.reduce_s = typical(&|action| matches!(action, Action::Stage { op: StageOp::ReduceGradients, .. }));
             cost.optimizer_s = typical(&|action| {
                 matches!(action, Action::Stage { op: StageOp::OptimizerStep | StageOp::OptimisticStep, .. })
             });

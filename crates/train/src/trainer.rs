@@ -189,7 +189,7 @@ impl Trainer {
             step_s,
             tokens_per_s: n_tokens / step_s,
             peak_share: peak_flops.map(|peak| flops / step_s / peak),
-            bubble: simulate::idle_fraction(&simulate::bubbles(&report.timeline)),
+            bubble: simulate::idle_fraction(&simulate::bubbles(&report.timeline, &self.plan.costs)),
         };
         if self.measured.len() == Self::TIMELINES_MAX {
             self.measured.remove(0);
@@ -212,7 +212,7 @@ impl Trainer {
         let (per_step, count) = (self.settings.batch.rows, self.settings.batch.microbatches);
         let rows = self.validation.rows().min((rows_max / per_step).max(1).saturating_mul(per_step));
         let spec = &self.plan.spec;
-        let schedule = schedule::forward_only_for(&spec.stage_map.route(), count, spec.vocabulary)?;
+        let schedule = schedule::forward_only(&spec.stage_map.route(), count, spec.vocabulary)?;
         let schedule = schedule::with_transfers(&schedule);
         let (mut loss, mut weight) = (0.0, 0.0);
         for first in (0..rows).step_by(per_step) {

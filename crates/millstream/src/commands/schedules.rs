@@ -142,10 +142,10 @@ impl Comparison {
         let mut page = format!("{}\n\n", heading(setting));
         let mut say = |line: String| page += &format!("{}\n", line.trim_end());
         lines.into_iter().for_each(&mut say);
-        if !above.is_empty() {
-            say(format!("\nAbove the memory limit of {}:\n", limit(setting)));
+        if let Some(limit) = setting.memory_limit.filter(|_| !above.is_empty()) {
+            say(format!("\nAbove the memory limit of {limit}:\n"));
             for (line, row) in above_lines.iter().zip(above) {
-                say(format!("{line}  by {}", amount(setting, row.above_limit)));
+                say(format!("{line}  by {}", limit.amount(row.above_limit)));
             }
         }
         if !self.unfit.is_empty() {
@@ -175,19 +175,15 @@ impl Row {
         let n_barriers = timeline.meetings.iter().filter(|span| is_barrier(span.meeting)).count();
         let peak_activations = simulation.peak_activations().into_iter().fold(0.0, f64::max);
         let peak_bytes = (0..setting.n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).max();
-        let above_limit = match setting.memory_limit {
-            None => 0.0,
-            // Sums of shares are a rounding error off.
-            Some(MemoryLimit::Microbatches(limit)) => above(peak_activations, limit, 1e-9 * limit),
-            Some(MemoryLimit::Bytes(limit)) => peak_bytes.map_or(0.0, |peak| above(peak as f64, limit as f64, 0.0)),
-        };
+        let above = |limit: MemoryLimit| limit.above(peak_activations, peak_bytes.unwrap_or(0));
+        let above_limit = setting.memory_limit.map_or(0.0, above);
         Ok(Self {
             schedule: kind.id(),
             vocabulary,
             name: simulation.schedule.name.clone(),
             step_s: timeline.makespan_s(),
             span_s: longest_span_s(&timeline),
-            bubble: idle_fraction(&bubbles(&timeline)),
+            bubble: idle_fraction(&bubbles(&timeline, &simulation.costs)),
             peak_activations,
             peak_bytes: peak_bytes.filter(|&bytes| bytes > 0),
             messages_per_microbatch: n_messages / n_microbatches,
@@ -197,10 +193,6 @@ impl Row {
             above_limit,
         })
     }
-}
-
-fn above(found: f64, limit: f64, tolerance: f64) -> f64 {
-    if found > limit + tolerance { found - limit } else { 0.0 }
 }
 
 /// Updates that take no time do not lengthen a rank's span: they wait for all ranks.
@@ -231,24 +223,7 @@ fn heading(setting: &Setting) -> String {
     let ranks = count(setting.n_ranks, "rank", "ranks");
     let microbatches = count(setting.n_microbatches, "microbatch", "microbatches");
     match setting.memory_limit {
-        Some(_) => format!("{ranks}, {microbatches}, at most {} on a rank", limit(setting)),
+        Some(limit) => format!("{ranks}, {microbatches}, at most {limit} on a rank"),
         None => format!("{ranks}, {microbatches}"),
-    }
-}
-
-/// The limit with its unit.
-fn limit(setting: &Setting) -> String {
-    match setting.memory_limit {
-        Some(MemoryLimit::Microbatches(limit)) => format!("{limit} microbatches"),
-        Some(MemoryLimit::Bytes(limit)) => units::bytes(limit),
-        None => String::new(),
-    }
-}
-
-/// An amount in the limit's unit.
-fn amount(setting: &Setting, amount: f64) -> String {
-    match setting.memory_limit {
-        Some(MemoryLimit::Bytes(_)) => units::bytes(amount as u64),
-        _ => format!("{amount:.2}"),
     }
 }

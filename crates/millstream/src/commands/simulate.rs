@@ -5,12 +5,12 @@ use super::table;
 use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::report::{TimelineFile, Timelines, trace};
-use crate::simulation_file::Simulation;
+use crate::simulation_file::{MemoryLimit, Simulation};
 use crate::{Outcome, simulation_file, units};
 use mesh::Rank;
 use schedule::pytorch;
 use serde::Serialize;
-use simulate::{Timeline, bubbles_under, idle_fraction};
+use simulate::{Timeline, bubbles, idle_fraction};
 use std::path::PathBuf;
 
 /// What to play and how to show it.
@@ -81,7 +81,8 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let text = if args.json {
         serde_json::to_string_pretty(&figures)? + "\n"
     } else {
-        format!("{}\n{}\n{}", figures.schedule, simulate::text(&timeline, args.width), figures.table())
+        let picture = simulate::text(&timeline, args.width);
+        format!("{}\n{picture}\n{}{}", figures.schedule, figures.table(), figures.verdict(simulation.memory_limit))
     };
     super::print(&text)?;
     Ok(Outcome::Done)
@@ -98,6 +99,8 @@ struct Figures {
     makespan_s: f64,
     /// Share of rank-seconds in which ranks did not compute, in [0, 1].
     bubble: f64,
+    /// By how much the fullest rank is above the memory limit, in the limit's unit; 0 when it is not.
+    above_limit: f64,
     ranks: Vec<RankFigures>,
 }
 
@@ -121,7 +124,7 @@ struct RankFigures {
 
 impl Figures {
     fn of(simulation: &Simulation, timeline: &Timeline) -> Self {
-        let all = bubbles_under(timeline, &simulation.costs);
+        let all = bubbles(timeline, &simulation.costs);
         let activations = simulation.peak_activations();
         let ranks = all.iter().enumerate().map(|(rank, bubble)| RankFigures {
             rank,
@@ -137,11 +140,28 @@ impl Figures {
             peak_activations: activations[rank],
             peak_bytes: timeline.peak_bytes(Rank(rank)),
         });
+        let ranks: Vec<RankFigures> = ranks.collect();
+        let above = |limit: MemoryLimit| {
+            ranks.iter().map(|rank| limit.above(rank.peak_activations, rank.peak_bytes)).fold(0.0, f64::max)
+        };
         Self {
             schedule: simulation.schedule.name.clone(),
             makespan_s: timeline.makespan_s(),
             bubble: idle_fraction(&all),
-            ranks: ranks.collect(),
+            above_limit: simulation.memory_limit.map_or(0.0, above),
+            ranks,
+        }
+    }
+
+    /// Whether the schedule keeps to the limit.
+    fn verdict(&self, limit: Option<MemoryLimit>) -> String {
+        match limit {
+            None => String::new(),
+            Some(limit) if self.above_limit > 0.0 => format!(
+                "\nAbove the memory limit of {limit} by {}; `millstream schedules` tells which schedules keep to it.\n",
+                limit.amount(self.above_limit)
+            ),
+            Some(limit) => format!("\nWithin the memory limit of {limit}.\n"),
         }
     }
 

@@ -6,7 +6,7 @@ use super::{ByCategory, Machine, ModelSummary, SpeedSummary, Status, StepSummary
 use crate::units;
 use minijinja::{Environment, Value};
 use serde::Serialize;
-use simulate::{Bubble, Category, Costs, Timeline, bubbles_under, svg_until};
+use simulate::{Bubble, Category, Costs, Timeline, bubbles, svg_until};
 
 /// What the template is filled with.
 #[derive(Serialize)]
@@ -303,7 +303,7 @@ fn time(timelines: &[Origin<Timeline>], costs: &Costs) -> Option<StackedPart> {
         return None;
     }
     let (mut bars, mut rows) = (Vec::new(), Vec::new());
-    let spent = timelines.iter().map(|(origin, timeline)| (*origin, bubbles_under(timeline, costs)));
+    let spent = timelines.iter().map(|(origin, timeline)| (*origin, bubbles(timeline, costs)));
     for_each_rank(spent, |name, bubble| {
         let parts = CAUSES.map(|(class, cause, value)| {
             let title = format!("{cause}: {}", units::seconds(value(bubble)));

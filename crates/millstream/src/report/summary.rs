@@ -5,7 +5,7 @@ use super::files::SUMMARY;
 use crate::out_folder::write_whole;
 use mesh::Rank;
 use serde::{Deserialize, Deserializer, Serialize};
-use simulate::{Category, Timeline, bubbles, idle_fraction};
+use simulate::{Category, Costs, Timeline, bubbles, idle_fraction};
 use std::path::Path;
 
 /// What came out of a run. What a failed or short run does not have is absent or empty.
@@ -126,7 +126,7 @@ impl StepSummary {
     pub fn of(timeline: &Timeline) -> Self {
         Self {
             step_s: timeline.makespan_s(),
-            bubble: idle_fraction(&bubbles(timeline)),
+            bubble: idle_fraction(&bubbles(timeline, &Costs::default())),
             peak_bytes: (0..timeline.n_ranks).map(|rank| timeline.peak_by_category(Rank(rank)).into()).collect(),
             most_bytes: (0..timeline.n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).collect(),
         }

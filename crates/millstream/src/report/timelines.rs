@@ -80,7 +80,7 @@ struct VisitRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct MeetingRecord {
     meeting: MeetingName,
-    /// For a partial norm the last rank in it; 0 for the norm, which is of all.
+    /// For a tied group its number, for a partial norm the last rank in it; 0 for the norm, which is of all.
     microbatch: usize,
     start_s: f64,
     end_s: f64,
@@ -95,6 +95,7 @@ enum MeetingName {
     HiddenGradient,
     Embedded,
     EmbeddedGradient,
+    Tied,
     PartialNorm,
     Norm,
 }
@@ -163,6 +164,7 @@ impl From<&Timeline> for TimelineFile {
                 Meeting::HiddenGradient(microbatch) => (MeetingName::HiddenGradient, microbatch.0),
                 Meeting::Embedded(microbatch) => (MeetingName::Embedded, microbatch.0),
                 Meeting::EmbeddedGradient(microbatch) => (MeetingName::EmbeddedGradient, microbatch.0),
+                Meeting::Tied(group) => (MeetingName::Tied, group),
                 Meeting::PartialNorm(rank) => (MeetingName::PartialNorm, rank.0),
                 Meeting::Norm => (MeetingName::Norm, 0),
             };
@@ -217,6 +219,7 @@ impl TryFrom<&TimelineFile> for Timeline {
                 MeetingName::HiddenGradient => Meeting::HiddenGradient(microbatch),
                 MeetingName::Embedded => Meeting::Embedded(microbatch),
                 MeetingName::EmbeddedGradient => Meeting::EmbeddedGradient(microbatch),
+                MeetingName::Tied => Meeting::Tied(record.microbatch),
                 MeetingName::PartialNorm => Meeting::PartialNorm(Rank(record.microbatch)),
                 MeetingName::Norm => Meeting::Norm,
             };

@@ -3,9 +3,11 @@
 use super::costs::Shard;
 use super::shape::on_all;
 use super::{Links, Simulation};
+use crate::units;
 use mesh::{Cores, Rank, StageMap};
 use schedule::{Backward, InputLayer, Kind, PassTimes, Schedule, ScheduleError, Spec, Vocabulary, VocabularyAlgorithm};
 use simulate::{Category, Costs, MeetingCost, ShardCost, StageCost};
+use std::fmt;
 
 /// Machine, model and costs.
 #[derive(Clone, Debug)]
@@ -35,6 +37,37 @@ pub enum MemoryLimit {
     Microbatches(f64),
     /// Everything, in bytes.
     Bytes(u64),
+}
+
+impl MemoryLimit {
+    /// By how much a rank's peaks are above it, in its own unit; 0 when they are not. `activations` is in microbatches of
+    /// a rank's equal part of the model.
+    pub fn above(self, activations: f64, bytes: u64) -> f64 {
+        let (found, limit, tolerance) = match self {
+            // Sums of shares are a rounding error off.
+            MemoryLimit::Microbatches(limit) => (activations, limit, 1e-9 * limit),
+            MemoryLimit::Bytes(limit) => (bytes as f64, limit as f64, 0.0),
+        };
+        if found > limit + tolerance { found - limit } else { 0.0 }
+    }
+
+    /// An amount in its unit.
+    pub fn amount(self, amount: f64) -> String {
+        match self {
+            MemoryLimit::Microbatches(_) => format!("{amount:.2}"),
+            MemoryLimit::Bytes(_) => units::bytes(amount as u64),
+        }
+    }
+}
+
+impl fmt::Display for MemoryLimit {
+    /// The limit with its unit.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            MemoryLimit::Microbatches(limit) => write!(f, "{limit} microbatches"),
+            MemoryLimit::Bytes(limit) => f.write_str(&units::bytes(*limit)),
+        }
+    }
 }
 
 /// Who works on the head's and the embedding's rows.
@@ -134,7 +167,7 @@ impl Setting {
             communication: self.links.communication,
             cores: cores.into_iter().collect(),
         };
-        Ok(Simulation { schedule, stage_map, costs, activations })
+        Ok(Simulation { schedule, stage_map, costs, activations, memory_limit: self.memory_limit })
     }
 
     fn pass_times(
@@ -326,6 +359,7 @@ fn cut_anew(pieces: &[StageCost], n: usize) -> Vec<StageCost> {
             recompute_s: seconds(|piece| piece.recompute_s),
             optimizer_s: seconds(|piece| piece.optimizer_s),
             reduce_s: seconds(|piece| piece.reduce_s),
+            tied_bytes: 0,
             carry_bytes: parts.last().map_or(0, |(_, piece)| piece.carry_bytes),
             activation_bytes: bytes(|piece| piece.activation_bytes),
             logit_bytes: bytes(|piece| piece.logit_bytes),

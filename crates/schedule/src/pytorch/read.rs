@@ -49,6 +49,7 @@ impl Table {
             name: name.to_owned(),
             routes: vec![route; microbatches.len()],
             vocabulary: None,
+            tied: Vec::new(),
             n_segments: 1,
             ranks: self.ranks.iter().enumerate().map(list).collect(),
         })

@@ -15,7 +15,7 @@
 //! Where we deviate: the reference has `VS` due after `T_B` only, where we play three choices and keep the shortest; and
 //! it moves the backwards of V-Half alone, by hand.
 
-use super::{period, trained};
+use super::period;
 use crate::player::{Player, duration, play};
 use crate::{Action, Dependencies, Op, PassTimes, Schedule, ShardOp, Vocabulary, dependencies, retime, squeeze};
 use mesh::Rank;
@@ -79,7 +79,7 @@ fn due(visits: &Schedule, vocabulary: Vocabulary, times: &PassTimes, lag: Lag) -
     let mut hidden_at = vec![0.0; visits.n_microbatches()];
     for ((rank, action), &start) in visits.actions().zip(&player.start) {
         let Action::Visit { op, key } = action else { unreachable!("invariant: visits only") };
-        let is_forward = matches!(op, Op::Forward | Op::ForwardNoGrad);
+        let is_forward = op == Op::Forward;
         if is_forward && visits.route(key).is_last(key.hop) {
             hidden_at[key.microbatch.0] = start + duration(action, times);
         }
@@ -90,7 +90,6 @@ fn due(visits: &Schedule, vocabulary: Vocabulary, times: &PassTimes, lag: Lag) -
     let lag_after = |microbatch: usize| lag.of(last_hop(microbatch), times);
     let mut in_order: Vec<usize> = (0..visits.n_microbatches()).collect();
     in_order.sort_by(|&a, &b| hidden_at[a].total_cmp(&hidden_at[b]));
-    let trained = trained(visits);
     for (i, &microbatch) in in_order.iter().enumerate() {
         let at = hidden_at[microbatch] + lag_after(microbatch);
         let then = match in_order.get(i + 1) {
@@ -99,7 +98,7 @@ fn due(visits: &Schedule, vocabulary: Vocabulary, times: &PassTimes, lag: Lag) -
         };
         for list in &mut lists {
             list.push((at, Action::shard(ShardOp::VocabForward, microbatch)));
-            list.extend(trained[microbatch].then(|| (then, Action::shard(ShardOp::VocabBackward, microbatch))));
+            list.push((then, Action::shard(ShardOp::VocabBackward, microbatch)));
         }
     }
     lists

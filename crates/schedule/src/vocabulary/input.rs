@@ -19,7 +19,7 @@ pub(super) fn place(head: &Schedule, times: &PassTimes) -> Schedule {
     let mut updates = Vec::new();
     for ((_, action), &start) in head.actions().zip(&player.start) {
         match action {
-            Action::Visit { op: Op::Forward | Op::ForwardNoGrad, key } if key.hop.0 == 0 => {
+            Action::Visit { op: Op::Forward, key } if key.hop.0 == 0 => {
                 lookups.push((start - period, Action::shard(ShardOp::EmbedForward, key.microbatch.0)));
             }
             Action::Visit { op: Op::Backward | Op::BackwardInput, key } if key.hop.0 == 0 => {

@@ -10,5 +10,6 @@ mod reference;
 mod routes;
 mod schedules;
 mod setup;
+mod tied;
 mod updates;
 mod vocabulary;

@@ -94,7 +94,14 @@ fn one_by_one(routes: Vec<Route>, n_ranks: usize) -> Schedule {
     for visit in visits {
         ranks[visit.rank.0].push(Action::Stage { op: StageOp::OptimizerStep, stage: visit.stage });
     }
-    with_transfers(&Schedule { name: "one by one".to_owned(), routes, vocabulary: None, n_segments: 1, ranks })
+    with_transfers(&Schedule {
+        name: "one by one".to_owned(),
+        routes,
+        vocabulary: None,
+        tied: Vec::new(),
+        n_segments: 1,
+        ranks,
+    })
 }
 
 #[test]

@@ -8,7 +8,7 @@ use mesh::{Grid, Rank, Stage, StageMap};
 use model::Rows;
 use schedule::{
     Action, Backward, InputLayer, Kind, Op, PassTimes, Schedule, ShardOp, Spec, Vocabulary, VocabularyAlgorithm,
-    forward_only_for, generate, interlaced, validate, with_transfers, with_vocabulary,
+    forward_only, generate, interlaced, validate, with_transfers, with_vocabulary,
 };
 use stage::{Pipeline, Recompute, Source, StageError};
 
@@ -121,7 +121,7 @@ fn check(architecture: &Architecture, weights: &Tensors, rows: &Rows, n_microbat
                     assert!((norms[0] / norms[1] - 1.0).abs() < tolerance, "{what}: norms {norms:?}");
                 }
                 let route = stage_map(layout.1).route();
-                let schedule = with_transfers(&forward_only_for(&route, n_microbatches, Some(vocabulary)).unwrap());
+                let schedule = with_transfers(&forward_only(&route, n_microbatches, Some(vocabulary)).unwrap());
                 let evaluated = pipeline.play(step(schedule, split(rows, n_microbatches), STILL)).unwrap();
                 assert!(near(evaluated.loss()), "evaluation on {layout:?}, {vocabulary:?}: {}", evaluated.loss());
             }
