@@ -42,8 +42,8 @@ fn main() -> anyhow::Result<()> {
         ("layering", layering),
         ("documents", documents),
         ("clippy", clippy),
-        ("tests", tests),
         ("docs", docs),
+        ("tests", tests),
     ];
     let chosen: Vec<_> = tasks.iter().filter(|(name, _)| task == "check" || task == *name).collect();
     let names: Vec<&str> = tasks.iter().map(|(name, _)| *name).collect();

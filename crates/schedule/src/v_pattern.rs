@@ -4,7 +4,7 @@
 //! microbatch, so what it does for microbatch `k` it does 6 slots after it did it for microbatch `k - 1`; the memory
 //! held is then the sum of the times between a forward and the end of its backward, over 6. The pattern leaves slots
 //! free while it fills and drains: passes are [squeezed](squeeze()) into them within the pattern's own memory, and `W`
-//! placed anew for the times given ([`retime`]). A memory limit in these times is not looked at: the pattern's offsets
+//! placed anew for the times given ([`retime()`]). A memory limit in these times is not looked at: the pattern's offsets
 //! fix how much it takes.
 
 use crate::player::as_schedule;

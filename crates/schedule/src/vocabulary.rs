@@ -27,7 +27,7 @@ use crate::{
 ///
 /// Plain 1F1B with one hop on every rank and backwards no shorter than forwards gets the reference's placement; its
 /// peak on rank 0 is `p + 1` microbatches with one barrier and `p + 2` with two, for as many microbatches. Every other
-/// training schedule gets the placement by time; of an evaluation, [`forward_only`](crate::forward_only) places the passes.
+/// training schedule gets the placement by time; of an evaluation, [`crate::forward_only()`] places the passes.
 ///
 /// Meant for a generator's schedule, before other passes: sends and receives are taken out, work on stages stays in
 /// order at the end of its list. Deterministic. `times` are those of the visits; passes of shards are taken to be equal on

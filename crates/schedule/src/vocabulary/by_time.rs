@@ -5,7 +5,7 @@
 //! backwards are due later by one period, the work of the busiest rank for one microbatch, per barrier: a repeating
 //! pattern stays what it is, and its activations live one or two periods longer. Then everything moves to where what it
 //! waits for is done, and each list is sorted by time. Nobody waits in a circle, because nothing waits for anything
-//! later. Gaps that this left where the schedule is not quite regular are closed by [`squeeze`] and [`retime`].
+//! later. Gaps that this left where the schedule is not quite regular are closed by [`squeeze()`] and [`retime()`].
 //!
 //! Measured on all kinds (tests of the simulator): beside the shards' own work a step takes at most one period longer
 //! per barrier, with the memory of one microbatch more per barrier (interleaved 1F1B with two barriers: two and a half).
