@@ -1,14 +1,9 @@
 //! The resolved description of a language model.
 
-/// A model family: which blocks are wired how.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Family {
-    /// `LlamaForCausalLM`: pre-norm, grouped-query attention with rotary embedding, SwiGLU.
-    Llama,
-}
+use crate::{Family, Positions, Rope};
 
 /// Everything that determines a model's function apart from its weights. Field names are those of `config.json`
-/// where it has them.
+/// where it has them; what a family fixes for all its models is said by [`Family`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Architecture {
     /// The family.
@@ -21,7 +16,7 @@ pub struct Architecture {
     pub num_attention_heads: usize,
     /// Key and value heads; divides `num_attention_heads`.
     pub num_key_value_heads: usize,
-    /// Width of one head; need not be `hidden_size / num_attention_heads`. Even.
+    /// Width of one head; need not be `hidden_size / num_attention_heads`. Even where positions are rotary.
     pub head_dim: usize,
     /// Width inside the MLP.
     pub intermediate_size: usize,
@@ -29,13 +24,17 @@ pub struct Architecture {
     pub vocab_size: usize,
     /// Longest sequence the model is meant for.
     pub max_position_embeddings: usize,
-    /// Added to the mean square before the root in RMSNorm.
-    pub rms_norm_eps: f64,
-    /// Rotary position embedding.
-    pub rope: Rope,
-    /// Biases on the query, key, value and output projections.
+    /// Added to the mean square, or the variance, before the root in norms.
+    pub norm_eps: f64,
+    /// How the places of tokens enter.
+    pub positions: Positions,
+    /// Which layers see only so many tokens; `None` where all see everything before them.
+    pub sliding: Option<Sliding>,
+    /// Scores of queries with keys are divided by its root: `head_dim`, but in Gemma 3 any number.
+    pub query_pre_attn_scalar: f64,
+    /// Biases on the query, key and value projections, and on the output's where the family has it there.
     pub attention_bias: bool,
-    /// Biases on the gate, up and down projections.
+    /// Biases on the projections of the MLP.
     pub mlp_bias: bool,
     /// Whether the head uses the embedding matrix.
     pub tie_word_embeddings: bool,
@@ -49,56 +48,31 @@ pub struct Architecture {
     pub pad_token_id: Option<u32>,
 }
 
-/// Rotary position embedding: angles and how they are scaled.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rope {
-    /// Base of the angles' geometric sequence.
-    pub theta: f64,
-    /// How frequencies are changed for longer contexts.
-    pub scaling: RopeScaling,
+/// Attention that sees the last tokens only, in some of the layers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sliding {
+    /// Tokens seen, the query's own included (`sliding_window`).
+    pub window: usize,
+    /// Whether each layer is one of them (`layer_types`).
+    pub layers: Vec<bool>,
 }
 
-/// Changes of the rotary frequencies.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum RopeScaling {
-    /// Frequencies as they are (`default`).
-    None,
-    /// Llama 3's piecewise scaling (`llama3`).
-    Llama3 {
-        /// Divides low frequencies.
-        factor: f64,
-        /// Wavelengths above `original / low_freq_factor` are divided in full.
-        low_freq_factor: f64,
-        /// Wavelengths below `original / high_freq_factor` are kept.
-        high_freq_factor: f64,
-        /// Context length of the first training.
-        original_max_position_embeddings: usize,
-    },
-}
+impl Architecture {
+    /// Tokens that the attention of `layer` sees, the query's own included; `None` for all before it.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.sliding.as_ref().filter(|sliding| sliding.layers[layer]).map(|sliding| sliding.window)
+    }
 
-impl Rope {
-    /// Angle per position of each of the `head_dim / 2` pairs, in radians.
-    pub fn inverse_frequencies(&self, head_dim: usize) -> Vec<f64> {
-        let plain = (0..head_dim / 2).map(|i| self.theta.powf(-((2 * i) as f64) / head_dim as f64));
-        match self.scaling {
-            RopeScaling::None => plain.collect(),
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let original = original_max_position_embeddings as f64;
-                plain
-                    .map(|frequency| {
-                        let wavelength = std::f64::consts::TAU / frequency;
-                        if wavelength < original / high_freq_factor {
-                            frequency
-                        } else if wavelength > original / low_freq_factor {
-                            frequency / factor
-                        } else {
-                            let smooth =
-                                (original / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-                            (1.0 - smooth) * frequency / factor + smooth * frequency
-                        }
-                    })
-                    .collect()
-            }
+    /// The rotary embedding of `layer`, where positions are rotary.
+    pub fn rope(&self, layer: usize) -> Option<Rope> {
+        match self.positions {
+            Positions::Rotary { full, sliding } => Some(if self.window(layer).is_some() { sliding } else { full }),
+            Positions::Learned => None,
         }
+    }
+
+    /// What scores of queries with keys are multiplied by.
+    pub fn attention_scale(&self) -> f64 {
+        self.query_pre_attn_scalar.sqrt().recip()
     }
 }

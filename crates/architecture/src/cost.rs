@@ -1,6 +1,7 @@
 //! What a block costs: floating-point operations, parameters, and what it keeps for its backward.
 
-use crate::{Architecture, Block};
+use crate::family::{Placement, QueryKeyNorm};
+use crate::{Architecture, Block, Family, Norm, Positions, Role};
 
 /// Costs of one block for one microbatch of `rows` rows of `tokens` tokens, `n = rows * tokens` in all. Counts are of
 /// elements and of floating-point operations; a product `[m, k] x [k, n]` is `2 m n k` of them. Element-wise work is
@@ -40,7 +41,7 @@ pub struct BlockCost {
 pub struct AttentionFlops {
     /// Over all pairs of a row's tokens: `tokens^2`.
     pub full: u64,
-    /// Over the pairs a causal mask leaves: `tokens (tokens + 1) / 2`.
+    /// Over the pairs a causal mask leaves: `tokens (tokens + 1) / 2`, less with a window.
     pub causal: u64,
 }
 
@@ -63,19 +64,8 @@ struct PerToken {
 
 const NOTHING: PerToken = PerToken { hidden: 0, queries: 0, key_values: 0, feed_forward: 0, scores: 0, scalars: 0 };
 
-/// Norm: its input and the inverse root mean square. Projections: their shared input. Core: rotated queries and keys,
-/// values, probabilities. Output projection: its input.
-const ATTENTION_KEEPS: PerToken =
-    PerToken { hidden: 2, queries: 2, key_values: 2, feed_forward: 0, scores: 1, scalars: 1 };
-/// Norm as above; the projections' shared input; gate and up; the down projection's input.
-const MLP_KEEPS: PerToken = PerToken { hidden: 2, queries: 0, key_values: 0, feed_forward: 3, scores: 0, scalars: 1 };
-/// Norm as above; the product's input; the logarithm of the softmax's denominator. Logits are counted apart.
-const HEAD_KEEPS: PerToken = PerToken { hidden: 2, queries: 0, key_values: 0, feed_forward: 0, scores: 0, scalars: 2 };
-
-/// Inputs: the norm's output, the core's output. Output gradients: queries, keys, values, the block's.
+/// Inputs: the projections', the core's output. Output gradients: queries, keys, values, the block's.
 const ATTENTION_QUEUES: PerToken = PerToken { hidden: 2, queries: 2, key_values: 2, ..NOTHING };
-/// Inputs: the norm's output, the gated product. Output gradients: gate, up, the block's.
-const MLP_QUEUES: PerToken = PerToken { hidden: 2, feed_forward: 3, ..NOTHING };
 /// Input: the norm's output. The output gradient is counted with the logits.
 const HEAD_QUEUES: PerToken = PerToken { hidden: 1, ..NOTHING };
 
@@ -87,8 +77,6 @@ const MLP_FORWARD: PerToken = PerToken { hidden: 2, ..NOTHING };
 
 /// Widest moment: the residual's gradient, those of the core's output, and of the probabilities and the scores.
 const ATTENTION_BACKWARD: PerToken = PerToken { hidden: 1, queries: 1, scores: 2, ..NOTHING };
-/// Widest moment: the residual's gradient, those of the product, gate and up.
-const MLP_BACKWARD: PerToken = PerToken { hidden: 1, feed_forward: 3, ..NOTHING };
 /// Widest moment: the gradients of the product's input and of the norm's.
 const HEAD_BACKWARD: PerToken = PerToken { hidden: 2, ..NOTHING };
 
@@ -96,22 +84,22 @@ impl Architecture {
     /// What `block` costs for `rows` rows of `tokens` tokens.
     ///
     /// Operations and parameters follow from the shapes alone. Kept elements are those of a plain automatic
-    /// differentiation in which products keep their input, norms their input and one number per token, the gated
-    /// activation its two inputs and attention its probabilities; the tables in this file say so term by term. The
-    /// embedding keeps nothing but its ids, which travel in the carry.
+    /// differentiation in which products keep their input, norms their input and one or two numbers per row, activations
+    /// their inputs and attention its probabilities; this file says so term by term. Ids travel in the carry and are not
+    /// counted.
     pub fn cost(&self, block: Block, rows: usize, tokens: usize) -> BlockCost {
         let n = (rows * tokens) as u64;
         let weights = self.weights(block);
         let elements = |role| weights.iter().filter(|w| w.role == role).map(|w| w.n_elements() as u64).sum::<u64>();
-        let products = 2 * n * elements(crate::Role::Matrix);
+        let products = 2 * n * (elements(Role::Matrix) + elements(Role::TransposedMatrix));
         let (keeps, queues, backward) = match block {
-            Block::Embedding => (NOTHING, NOTHING, NOTHING),
-            Block::Attention(_) => (ATTENTION_KEEPS, ATTENTION_QUEUES, ATTENTION_BACKWARD),
-            Block::Mlp(_) => (MLP_KEEPS, MLP_QUEUES, MLP_BACKWARD),
-            Block::Head => (HEAD_KEEPS, HEAD_QUEUES, HEAD_BACKWARD),
+            Block::Embedding => (self.embedding_keeps(), NOTHING, NOTHING),
+            Block::Attention(_) => (self.attention_keeps(), ATTENTION_QUEUES, ATTENTION_BACKWARD),
+            Block::Mlp(_) => (self.mlp_keeps(), self.mlp_queues(), self.mlp_backward()),
+            Block::Head => (self.head_keeps(), HEAD_QUEUES, HEAD_BACKWARD),
         };
         let core = match block {
-            Block::Attention(_) => self.attention_product(rows, tokens),
+            Block::Attention(layer) => self.attention_product(self.window(layer), rows, tokens),
             Block::Embedding | Block::Mlp(_) | Block::Head => AttentionFlops::default(),
         };
         let weight_elements = weights.iter().map(|w| w.n_elements() as u64).sum();
@@ -137,7 +125,7 @@ impl Architecture {
                 Block::Head => n * self.vocab_size as u64,
             },
             backward_elements: match block {
-                Block::Embedding => weight_elements,
+                Block::Embedding => weight_elements + self.learned_positions(),
                 Block::Attention(_) | Block::Mlp(_) | Block::Head => n * self.per_token(backward, tokens),
             },
             carry_elements: self.carry_after(block).n_elements(rows, tokens) as u64,
@@ -154,9 +142,85 @@ impl Architecture {
     }
 
     /// One product of the attention core over all heads.
-    fn attention_product(&self, rows: usize, tokens: usize) -> AttentionFlops {
+    fn attention_product(&self, window: Option<usize>, rows: usize, tokens: usize) -> AttentionFlops {
         let pairs = |pairs: usize| (2 * rows * self.num_attention_heads * self.head_dim * pairs) as u64;
-        AttentionFlops { full: pairs(tokens * tokens), causal: pairs(tokens * (tokens + 1) / 2) }
+        let triangle = |tokens: usize| tokens * (tokens + 1) / 2;
+        let outside = window.map_or(0, |window| triangle(tokens.saturating_sub(window)));
+        AttentionFlops { full: pairs(tokens * tokens), causal: pairs(triangle(tokens) - outside) }
+    }
+
+    /// Elements of the table of positions: its gradient lies in memory twice while rows are added to zeros.
+    fn learned_positions(&self) -> u64 {
+        match self.positions {
+            Positions::Learned => (self.max_position_embeddings * self.hidden_size) as u64,
+            Positions::Rotary { .. } => 0,
+        }
+    }
+
+    /// What was looked up, where that is not yet the residual stream: Gemma 3 scales it, GPT-2 adds positions.
+    fn embedding_keeps(&self) -> PerToken {
+        match self.family {
+            Family::Gemma3 | Family::Gpt2 => PerToken { hidden: 1, ..NOTHING },
+            _ => NOTHING,
+        }
+    }
+
+    /// Norms of the residual stream: their inputs, and of each row the inverse root, with layer norm the mean too.
+    /// Projections: their shared input. Core: rotated queries and keys, values, probabilities. Output projection: its
+    /// input. Norms of queries and keys: their inputs, and numbers as above.
+    fn attention_keeps(&self) -> PerToken {
+        let (n_norms, of_row) = (self.n_block_norms(), self.numbers_of_norm());
+        let [of_heads, rows] = match self.family.query_key_norm() {
+            QueryKeyNorm::None => [0, 0],
+            QueryKeyNorm::Head => [1, self.num_attention_heads + self.num_key_value_heads],
+            QueryKeyNorm::Projection => [1, 2],
+        };
+        PerToken {
+            hidden: 1 + n_norms,
+            queries: 2 + of_heads,
+            key_values: 2 + of_heads,
+            feed_forward: 0,
+            scores: 1,
+            scalars: (n_norms + rows) * of_row,
+        }
+    }
+
+    /// Norms as above; the projections' shared input; the activation's inputs; the down projection's input.
+    fn mlp_keeps(&self) -> PerToken {
+        let n_norms = self.n_block_norms();
+        let scalars = n_norms * self.numbers_of_norm();
+        PerToken { hidden: 1 + n_norms, feed_forward: self.n_mlp_inputs() + 1, scalars, ..NOTHING }
+    }
+
+    /// Norm as above; the product's input; the logarithm of the softmax's denominator. Logits are counted apart.
+    fn head_keeps(&self) -> PerToken {
+        PerToken { hidden: 2, scalars: 1 + self.numbers_of_norm(), ..NOTHING }
+    }
+
+    /// Inputs: the projections', the activation's result. Output gradients: the activation's inputs, the block's.
+    fn mlp_queues(&self) -> PerToken {
+        PerToken { hidden: 2, feed_forward: self.n_mlp_inputs() + 1, ..NOTHING }
+    }
+
+    /// Widest moment: the residual's gradient, those of the activation's result and inputs.
+    fn mlp_backward(&self) -> PerToken {
+        PerToken { hidden: 1, feed_forward: self.n_mlp_inputs() + 1, ..NOTHING }
+    }
+
+    /// Norms of the residual stream in an attention or MLP block.
+    fn n_block_norms(&self) -> usize {
+        match self.family.placement() {
+            Placement::Before | Placement::After => 1,
+            Placement::Around => 2,
+        }
+    }
+
+    /// Numbers that a norm keeps of a row.
+    fn numbers_of_norm(&self) -> usize {
+        match self.family.norm() {
+            Norm::Rms | Norm::RmsAroundOne => 1,
+            Norm::Layer => 2,
+        }
     }
 
     fn per_token(&self, count: PerToken, tokens: usize) -> u64 {

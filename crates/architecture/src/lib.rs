@@ -10,12 +10,17 @@ mod check;
 mod config;
 mod cost;
 mod error;
+mod family;
 mod partition;
+mod rope;
+mod weights;
 
-pub use architecture::{Architecture, Family, Rope, RopeScaling};
+pub use architecture::{Architecture, Sliding};
 pub use block::{Block, Role, Weight};
 pub use carry::{Carry, CarryTensor, Element, State, StateTensor};
 pub use config::{from_config_json, to_config_json};
 pub use cost::{AttentionFlops, BlockCost};
 pub use error::{ArchitectureError, Problem};
+pub use family::{Biases, Family, Norm, Windows};
 pub use partition::Partition;
+pub use rope::{Positions, Rope, RopeScaling};

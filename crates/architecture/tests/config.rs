@@ -1,7 +1,7 @@
 //! What is read from `config.json`, and what is refused by name.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test by panicking")]
 
-use architecture::{Architecture, ArchitectureError, Block, Partition, Rope, RopeScaling, from_config_json};
+use architecture::{Architecture, ArchitectureError, Block, Partition, Positions, Rope, RopeScaling, from_config_json};
 use serde_json::{Value, json};
 
 /// A small valid configuration with `changes` made to it.
@@ -37,13 +37,16 @@ fn refused(changes: Value, wanted: &str) {
     assert_eq!(problems(&config(changes)), [wanted]);
 }
 
+const TYPES: &str = "the supported types are \"llama\", \"mistral\", \"qwen2\", \"qwen3\", \"gemma3_text\", \"phi3\", \
+                     \"gpt2\", \"olmo2\"";
+
 #[test]
 fn unsupported_fields() {
-    let only_llama = "only models of type \"llama\" (LlamaForCausalLM) are supported";
-    refused(json!({"model_type": "mistral"}), &format!("`model_type`: found \"mistral\", but {only_llama}"));
+    refused(json!({"model_type": "mixtral"}), &format!("`model_type`: found \"mixtral\", but {TYPES}"));
     refused(
         json!({"architectures": ["LlamaForSequenceClassification"]}),
-        &format!("`architectures`: found [\"LlamaForSequenceClassification\"], but {only_llama}"),
+        "`architectures`: found [\"LlamaForSequenceClassification\"], but of models of type \"llama\", only \
+         [\"LlamaForCausalLM\"] is supported",
     );
     let table = [
         ("hidden_act", json!("gelu"), "\"silu\""),
@@ -78,8 +81,8 @@ fn unsupported_fields() {
 
 #[test]
 fn unsupported_rope() {
-    let rope_types = "only \"default\" and \"llama3\" are supported";
-    for kind in ["linear", "dynamic", "yarn", "longrope", "su"] {
+    let rope_types = "only \"default\", \"linear\" and \"llama3\" are supported";
+    for kind in ["dynamic", "yarn", "longrope", "su"] {
         for (object, key) in [("rope_scaling", "type"), ("rope_scaling", "rope_type"), ("rope_parameters", "rope_type")]
         {
             refused(
@@ -214,10 +217,7 @@ fn malformed_and_inconsistent() {
 fn not_a_configuration() {
     assert!(matches!(from_config_json("{\"hidden_size\": "), Err(ArchitectureError::Json(_))));
     assert_eq!(problems("[1]"), ["`(whole file)`: found [1], but a model's configuration is a JSON object"]);
-    assert_eq!(
-        problems("{}"),
-        ["`model_type`: found nothing, but only models of type \"llama\" (LlamaForCausalLM) are supported"]
-    );
+    assert_eq!(problems("{}"), [format!("`model_type`: found nothing, but {TYPES}")]);
 }
 
 #[test]
@@ -238,7 +238,8 @@ fn all_problems_at_once() {
 fn accepted_spellings() {
     let read = |changes: Value| from_config_json(&config(changes)).unwrap_or_else(|e| panic!("{e}"));
     let plain = read(json!({}));
-    assert_eq!((plain.head_dim, plain.rope), (4, Rope { theta: 10_000.0, scaling: RopeScaling::None }));
+    let rope = Rope { theta: 10_000.0, scaling: RopeScaling::None };
+    assert_eq!((plain.head_dim, plain.positions), (4, Positions::rotary(rope)));
     assert_eq!(
         (plain.bos_token_id, plain.eos_token_id.as_slice(), plain.pad_token_id),
         (Some(1), [2].as_slice(), None)
@@ -272,8 +273,12 @@ fn accepted_spellings() {
         json!({"rope_theta": 700.0, "rope_parameters": llama3(json!({}))}),
     ];
     for changes in same_as_scaled {
-        assert_eq!(read(changes.clone()).rope, scaled, "{changes}");
+        assert_eq!(read(changes.clone()).positions, Positions::rotary(scaled), "{changes}");
     }
+
+    let divided = read(json!({"rope_scaling": {"type": "linear", "factor": 2}})).positions;
+    let scaling = RopeScaling::Linear { factor: 2.0 };
+    assert_eq!(divided, Positions::rotary(Rope { theta: 10_000.0, scaling }));
 
     let ids = read(json!({"bos_token_id": null, "eos_token_id": [7, 11], "pad_token_id": 0}));
     assert_eq!((ids.bos_token_id, ids.eos_token_id, ids.pad_token_id), (None, vec![7, 11], Some(0)));
@@ -284,7 +289,8 @@ fn accepted_spellings() {
 fn check_of_values_from_elsewhere() {
     let good = from_config_json(&config(json!({}))).unwrap();
     good.check().unwrap();
-    let wrong = Architecture { head_dim: 5, num_key_value_heads: 4, rms_norm_eps: f64::NAN, ..good };
+    let wrong =
+        Architecture { head_dim: 5, query_pre_attn_scalar: 5.0, num_key_value_heads: 4, norm_eps: f64::NAN, ..good };
     let Err(ArchitectureError::Config(problems)) = wrong.check() else { panic!("accepted") };
     let fields: Vec<&str> = problems.iter().map(|problem| problem.field.as_str()).collect();
     assert_eq!(fields, ["rms_norm_eps", "num_key_value_heads", "head_dim"]);

@@ -1,13 +1,13 @@
 //! Against transformers: parameter counts, weight names and shapes, rotary frequencies, files it can load.
 #![expect(clippy::unwrap_used, reason = "helpers of tests fail the test by panicking")]
 
-use architecture::{Architecture, Block, from_config_json, to_config_json};
+use architecture::{Architecture, Block, Positions, Rope, from_config_json, to_config_json};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 fn cases() -> Vec<(String, Architecture, Value)> {
     let cases: Vec<Value> = serde_json::from_str(include_str!("fixtures/transformers.json")).unwrap();
-    assert_eq!(cases.len(), 16);
+    assert_eq!(cases.len(), 31);
     let parsed = cases.into_iter().map(|case| {
         let name = case["name"].as_str().unwrap().to_string();
         let architecture = from_config_json(&case["config"].to_string()).unwrap_or_else(|e| panic!("{name}: {e}"));
@@ -45,18 +45,31 @@ fn weight_names_and_shapes() {
     }
 }
 
+fn check_frequencies(rope: Rope, head_dim: usize, wanted: &Value, name: &str) {
+    let ours = rope.inverse_frequencies(head_dim);
+    let wanted = wanted.as_array().unwrap();
+    assert_eq!(ours.len(), wanted.len(), "{name}");
+    for (i, (ours, wanted)) in ours.iter().zip(wanted).enumerate() {
+        let wanted = wanted.as_f64().unwrap();
+        // PyTorch computes in f32: exponent, power, reciprocal and smoothing each round, and the power magnifies
+        // the exponent's rounding by ln(1000000) = 14. 16 units of 2^-23 cover them.
+        let tolerance = 16.0 * f64::from(f32::EPSILON);
+        assert!((ours / wanted - 1.0).abs() < tolerance, "{name}, pair {i}: {ours} is not {wanted}");
+    }
+}
+
 #[test]
 fn rotary_frequencies() {
     for (name, architecture, case) in cases() {
-        let ours = architecture.rope.inverse_frequencies(architecture.head_dim);
-        let wanted = case["inverse_frequencies"].as_array().unwrap();
-        assert_eq!(ours.len(), wanted.len(), "{name}");
-        for (i, (ours, wanted)) in ours.iter().zip(wanted).enumerate() {
-            let wanted = wanted.as_f64().unwrap();
-            // PyTorch computes in f32: exponent, power, reciprocal and smoothing each round, and the power magnifies
-            // the exponent's rounding by ln(500000) = 13. 16 units of 2^-23 cover them.
-            let tolerance = 16.0 * f64::from(f32::EPSILON);
-            assert!((ours / wanted - 1.0).abs() < tolerance, "{name}, pair {i}: {ours} is not {wanted}");
+        match architecture.positions {
+            Positions::Rotary { full, sliding } => {
+                check_frequencies(full, architecture.head_dim, &case["inverse_frequencies"], &name);
+                match case.get("sliding_inverse_frequencies") {
+                    Some(wanted) => check_frequencies(sliding, architecture.head_dim, wanted, &name),
+                    None => assert_eq!(sliding, full, "{name}"),
+                }
+            }
+            Positions::Learned => assert_eq!(case["inverse_frequencies"], Value::Array(Vec::new()), "{name}"),
         }
     }
 }

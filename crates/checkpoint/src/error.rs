@@ -96,12 +96,14 @@ pub enum CheckpointError {
     },
     /// A head of its own although `config.json` says that the embedding matrix is used.
     #[error(
-        "`{}` holds a `lm_head.weight` that differs from `model.embed_tokens.weight`, but `config.json` ties the two; \
+        "`{}` holds a `lm_head.weight` that differs from `{table}`, but `config.json` ties the two; \
          if the head is meant to be separate, set `tie_word_embeddings` to false.", path.display()
     )]
     TiedHeadDiffers {
         /// The weight file with the head.
         path: PathBuf,
+        /// The embedding matrix.
+        table: String,
     },
     /// The index of a sharded model and its shards disagree.
     #[error("`{}` says that `{tensor}` is in `{shard}`, but {problem}.", index.display())]

@@ -4,7 +4,7 @@ use crate::generation::Generation;
 use crate::manifest::Manifest;
 use crate::tensor_file::TensorFile;
 use crate::{CheckpointError, Dtype};
-use architecture::{Architecture, Weight};
+use architecture::{Architecture, Block, Family, Weight};
 use serde::Deserialize;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,6 @@ pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
 const HEAD: &str = "lm_head.weight";
 
 /// A model on disk whose weights fit its configuration. Weight files are mapped, so that holding a `Folder` costs
@@ -27,11 +26,13 @@ pub struct Folder {
     files: Vec<TensorFile>,
     /// Index into `files` by tensor name.
     places: HashMap<String, usize>,
+    /// What the files' names lack in front of the model's.
+    left_out: &'static str,
 }
 
 /// Opens a Hugging Face folder and checks it: `config.json`, and `model.safetensors` or the shards named by
 /// `model.safetensors.index.json`. The tensors must be exactly those of the configured model, in their shapes, as F32,
-/// F16 or BF16. Superfluous but harmless are accepted: buffers of rotary frequencies, and a head that equals the
+/// F16 or BF16. Superfluous but harmless are accepted: buffers of rotary frequencies and causal masks, and a head that equals the
 /// embedding it is tied to. If the folder was written by [`save`](crate::save()), its hashes are checked too, which
 /// reads every file once.
 ///
@@ -56,7 +57,8 @@ impl Folder {
         let generation = Generation::read(path, &architecture)?;
         let tokenizer = Some(path.join(TOKENIZER)).filter(|tokenizer| tokenizer.is_file());
         let Weights { listing, files, places } = Weights::open(path)?;
-        let folder = Self { path: path.to_owned(), architecture, generation, tokenizer, files, places };
+        let left_out = left_out(&architecture, &places);
+        let folder = Self { path: path.to_owned(), architecture, generation, tokenizer, files, places, left_out };
         folder.check(&listing)?;
         Ok(folder)
     }
@@ -86,7 +88,8 @@ impl Folder {
     /// # Errors
     /// [`CheckpointError::MissingTensors`] for a weight that is not of [`Folder::architecture`].
     pub fn dtype(&self, weight: &Weight) -> Result<Dtype, CheckpointError> {
-        self.file(&weight.name)?.dtype(&weight.name)
+        let name = self.stored(&weight.name);
+        self.file(name)?.dtype(name)
     }
 
     /// One weight as `f32` in row-major order, exactly the values stored. Nothing is kept: calling again reads again.
@@ -95,9 +98,15 @@ impl Folder {
     /// [`CheckpointError::MissingTensors`] and [`CheckpointError::Shape`] for a weight that is not of
     /// [`Folder::architecture`]; none otherwise.
     pub fn read(&self, weight: &Weight) -> Result<Vec<f32>, CheckpointError> {
-        let file = self.file(&weight.name)?;
-        file.check(&weight.name, &weight.shape)?;
-        file.read(&weight.name)
+        let name = self.stored(&weight.name);
+        let file = self.file(name)?;
+        file.check(name, &weight.shape)?;
+        file.read(name)
+    }
+
+    /// A weight's name in the files.
+    fn stored<'a>(&self, name: &'a str) -> &'a str {
+        name.strip_prefix(self.left_out).unwrap_or(name)
     }
 
     fn file(&self, name: &str) -> Result<&TensorFile, CheckpointError> {
@@ -110,15 +119,15 @@ impl Folder {
     /// The files hold the model's weights and nothing else; `listing` is the file to blame for names.
     fn check(&self, listing: &Path) -> Result<(), CheckpointError> {
         let weights = self.architecture.all_weights();
-        let lacking = weights.iter().filter(|weight| !self.places.contains_key(&weight.name));
+        let lacking = weights.iter().filter(|weight| !self.places.contains_key(self.stored(&weight.name)));
         let missing: Vec<String> = lacking.map(|weight| weight.name.clone()).collect();
         if !missing.is_empty() {
             return Err(CheckpointError::MissingTensors { path: listing.to_owned(), names: missing });
         }
         let tied = self.architecture.tie_word_embeddings;
-        let known: HashSet<&str> = weights.iter().map(|weight| weight.name.as_str()).collect();
-        // Old exports keep the rotary frequencies as a buffer; they follow from the configuration.
-        let harmless = |name: &str| name.ends_with("rotary_emb.inv_freq") || tied && name == HEAD;
+        let known: HashSet<&str> = weights.iter().map(|weight| self.stored(&weight.name)).collect();
+        let family = self.architecture.family;
+        let harmless = |name: &str| is_buffer(family, name) || tied && name == HEAD;
         let names = self.places.keys().filter(|name| !known.contains(name.as_str()) && !harmless(name));
         let mut unexpected: Vec<String> = names.cloned().collect();
         if !unexpected.is_empty() {
@@ -126,16 +135,32 @@ impl Folder {
             return Err(CheckpointError::UnexpectedTensors { path: listing.to_owned(), names: unexpected });
         }
         for weight in &weights {
-            self.file(&weight.name)?.check(&weight.name, &weight.shape)?;
+            let name = self.stored(&weight.name);
+            self.file(name)?.check(name, &weight.shape)?;
         }
+        let table = self.architecture.vocabulary_matrix(Block::Embedding);
+        let table = self.stored(&table.as_ref().expect("invariant: an embedding has a matrix").name);
         if tied && self.places.contains_key(HEAD) {
-            let (embedding, head) = (self.file(EMBEDDING)?, self.file(HEAD)?);
-            if embedding.dtype(EMBEDDING)? != head.dtype(HEAD)? || embedding.raw(EMBEDDING) != head.raw(HEAD) {
-                return Err(CheckpointError::TiedHeadDiffers { path: head.path().to_owned() });
+            let (embedding, head) = (self.file(table)?, self.file(HEAD)?);
+            if embedding.dtype(table)? != head.dtype(HEAD)? || embedding.raw(table) != head.raw(HEAD) {
+                return Err(CheckpointError::TiedHeadDiffers { path: head.path().to_owned(), table: table.to_owned() });
             }
         }
         Ok(())
     }
+}
+
+/// What follows from the configuration and was once stored nevertheless: rotary frequencies, GPT-2's causal masks.
+fn is_buffer(family: Family, name: &str) -> bool {
+    let masks = [".attn.bias", ".attn.masked_bias"];
+    name.ends_with("rotary_emb.inv_freq") || family == Family::Gpt2 && masks.iter().any(|mask| name.ends_with(mask))
+}
+
+/// The first GPT-2 folders hold the model without its head, whose names begin one step further in.
+fn left_out(architecture: &Architecture, places: &HashMap<String, usize>) -> &'static str {
+    const OUTER: &str = "transformer.";
+    let is_inner = architecture.family == Family::Gpt2 && places.keys().all(|name| !name.starts_with(OUTER));
+    if is_inner { OUTER } else { "" }
 }
 
 /// The opened weight files of a folder.

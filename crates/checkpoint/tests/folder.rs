@@ -102,6 +102,59 @@ fn reads_what_transformers_wrote() {
     }
 }
 
+/// Every family there and back: equal weights, and the `config.json` that stands in the fixture as `written.json`, which
+/// `make_families.py --check` holds against the original as transformers reads both. With the variable WRITE_FIXTURES
+/// set, writes it instead.
+#[test]
+fn families_there_and_back() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/families");
+    for case in names(&fixtures) {
+        let original = read_folder(&fixtures.join(&case)).unwrap();
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("model");
+        let architecture = original.architecture();
+        let export = Export { architecture, tokenizer: None, dtype: Dtype::F32, shard_bytes: Some(3000) };
+        write_folder(&path, &export, |weight| original.read(weight)).unwrap();
+        let again = read_folder(&path).unwrap();
+        assert_eq!(again.architecture(), architecture, "{case}");
+        for weight in architecture.all_weights() {
+            assert_eq!(
+                bits(&again.read(&weight).unwrap()),
+                bits(&original.read(&weight).unwrap()),
+                "{case} {weight:?}"
+            );
+        }
+        let (written, stored) = (path.join("config.json"), fixtures.join(&case).join("written.json"));
+        if std::env::var_os("WRITE_FIXTURES").is_some() {
+            std::fs::copy(&written, &stored).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(written).unwrap(), std::fs::read_to_string(stored).unwrap(), "{case}");
+    }
+}
+
+/// The first GPT-2 folders lack `transformer.` in names and the head, and keep the causal masks.
+#[test]
+fn the_first_gpt2_folders() {
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/families/gpt2");
+    let temporary = tempfile::tempdir().unwrap();
+    let path = temporary.path();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture.join(name), path.join(name)).unwrap();
+    }
+    edit_tensors(&path.join("model.safetensors"), |tensors| {
+        let outer = std::mem::take(tensors);
+        tensors.extend(outer.into_iter().map(|(name, tensor)| (name.replace("transformer.", ""), tensor)));
+        for layer in 0..2 {
+            tensors.insert(format!("h.{layer}.attn.bias"), (safetensors::Dtype::U8, vec![3], vec![1; 3]));
+        }
+    });
+    let [found, wanted] = [path, &fixture].map(|path| read_folder(path).unwrap());
+    for weight in wanted.architecture().all_weights() {
+        assert_eq!(found.read(&weight).unwrap(), wanted.read(&weight).unwrap(), "{}", weight.name);
+        assert_eq!(found.dtype(&weight).unwrap(), Dtype::F32);
+    }
+}
+
 /// The tensors of a weight file: name to (dtype, shape, bytes).
 type Tensors = BTreeMap<String, (safetensors::Dtype, Vec<usize>, Vec<u8>)>;
 

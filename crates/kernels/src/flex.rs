@@ -36,7 +36,7 @@ pub(crate) fn matrix(data: Vec<f32>, n: usize, d: usize) -> FloatTensor<Flex> {
 }
 
 /// The tensors contiguous, or `None` when one is not f32.
-fn contiguous<const N: usize>(tensors: [&FloatTensor<Flex>; N]) -> Option<[FloatTensor<Flex>; N]> {
+pub(crate) fn contiguous<const N: usize>(tensors: [&FloatTensor<Flex>; N]) -> Option<[FloatTensor<Flex>; N]> {
     tensors.iter().all(|t| t.dtype() == DType::F32).then(|| tensors.map(|t| t.to_contiguous()))
 }
 

@@ -6,6 +6,8 @@
 mod adamw;
 mod autodiff;
 mod flex;
+mod gelu;
+mod layer_norm;
 mod linear;
 mod log_probability;
 mod masked_softmax;
@@ -19,6 +21,8 @@ mod swiglu;
 mod vector;
 
 pub use adamw::{AdamW, Moments, sum_of_squares};
+pub use gelu::{Gelu, geglu, gelu};
+pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{WeightGrad, WeightGrads, linear, weight_gradient};
 pub use log_probability::log_probability;
 pub use masked_softmax::masked_softmax;

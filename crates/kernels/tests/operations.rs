@@ -108,6 +108,23 @@ fn swiglu([n, ff]: [usize; 2]) -> Case {
     Case { name: "swiglu", shapes: vec![[n, ff]; 2], apply: Box::new(apply) }
 }
 
+fn layer_norm([n, d]: [usize; 2]) -> Case {
+    let apply = move |x: &[Tensor<2>]| {
+        let [w, b] = [1, 2].map(|i| x[i].clone().reshape([d]));
+        kernels::layer_norm(x[0].clone(), w, b, 1e-5)
+    };
+    Case { name: "layer_norm", shapes: vec![[n, d], [1, d], [1, d]], apply: Box::new(apply) }
+}
+
+fn gelu([n, ff]: [usize; 2]) -> Case {
+    Case { name: "gelu", shapes: vec![[n, ff]], apply: Box::new(|x| kernels::gelu(x[0].clone())) }
+}
+
+fn geglu([n, ff]: [usize; 2]) -> Case {
+    let apply = |x: &[Tensor<2>]| kernels::geglu(x[0].clone(), x[1].clone());
+    Case { name: "geglu", shapes: vec![[n, ff]; 2], apply: Box::new(apply) }
+}
+
 fn log_probability([n, vocabulary]: [usize; 2]) -> Case {
     let apply = move |x: &[Tensor<2>]| {
         let targets: Vec<i32> = (0..n).map(|i| (i * 5 % vocabulary) as i32).collect();
@@ -155,6 +172,9 @@ fn fused_equals_composed_equals_differences() {
     let cases = [
         [[1, 1], [1, 7], [3, 32], [67, 5], [130, 131]].map(rms_norm).into_iter().collect::<Vec<_>>(),
         [[1, 1], [3, 11], [131, 127]].map(swiglu).into(),
+        [[1, 7], [3, 32], [67, 5], [130, 131]].map(layer_norm).into(),
+        [[1, 1], [3, 11], [131, 127]].map(gelu).into(),
+        [[1, 1], [3, 11], [131, 127]].map(geglu).into(),
         [[1, 1], [1, 2], [5, 33], [11, 131]].map(log_probability).into(),
         [[1, 1, 1], [3, 2, 5], [67, 3, 4]].map(rope).into(),
         [[1, 1, 2, 1], [2, 3, 5, 7], [1, 2, 3, 67]].map(masked_softmax).into(),
@@ -168,6 +188,9 @@ fn fused_equals_composed_equals_differences() {
         check(&masked_softmax([2, 3, 5, 7]), size);
         check(&swiglu([3, 11]), size);
         check(&rms_norm([3, 32]), size);
+        check(&layer_norm([3, 32]), size);
+        check(&gelu([3, 11]), size);
+        check(&geglu([3, 11]), size);
     }
 }
 

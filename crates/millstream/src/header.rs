@@ -109,7 +109,7 @@ fn model(a: &Architecture) -> String {
         format!("{} heads sharing {} key heads", a.num_attention_heads, a.num_key_value_heads)
     };
     format!(
-        "{:?}, {} parameters: {} layers, hidden {}, {heads} of {}, MLP {}, vocabulary {}{}",
+        "{}, {} parameters: {} layers, hidden {}, {heads} of {}, MLP {}, vocabulary {}{}",
         a.family,
         count(a.n_parameters() as u64),
         a.num_hidden_layers,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use architecture::{Architecture, Family, Rope, RopeScaling};
+use architecture::{Architecture, Family, Positions, Rope, RopeScaling};
 use common::Place;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -130,7 +130,7 @@ fn texts() {
 fn models() {
     let place = Place::new();
     model(&place, "model");
-    config(&place, "family", json!({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}));
+    config(&place, "family", json!({"architectures": ["MambaForCausalLM"], "model_type": "mamba"}));
     config(&place, "activation", json!({"hidden_act": "gelu"}));
     config(&place, "window", json!({"sliding_window": 128}));
     config(&place, "heads", json!({"num_attention_heads": 4, "num_key_value_heads": 3, "head_dim": 8}));
@@ -159,14 +159,7 @@ fn models() {
     fs::create_dir(place.path("empty")).unwrap();
 
     let cases: &[(&str, &[&str])] = &[
-        (
-            "family",
-            &[
-                "`model_type`: found \"gpt2\"",
-                "`architectures`: found [\"GPT2LMHeadModel\"]",
-                "only models of type \"llama\"",
-            ],
-        ),
+        ("family", &["`model_type`: found \"mamba\"", "the supported types are \"llama\", \"mistral\""]),
         ("activation", &["`hidden_act`: found \"gelu\", but only \"silu\" is supported"]),
         ("window", &["`sliding_window`: found 128, but this field is not supported"]),
         ("heads", &["`num_key_value_heads`: found 3, but it must divide `num_attention_heads`, which is 4"]),
@@ -320,8 +313,10 @@ fn model(place: &Place, name: &str) {
         intermediate_size: 24,
         vocab_size: tokenizer.vocab_size(),
         max_position_embeddings: 16,
-        rms_norm_eps: 1e-5,
-        rope: Rope { theta: 1e4, scaling: RopeScaling::None },
+        norm_eps: 1e-5,
+        positions: Positions::rotary(Rope { theta: 1e4, scaling: RopeScaling::None }),
+        sliding: None,
+        query_pre_attn_scalar: 8.0,
         attention_bias: false,
         mlp_bias: false,
         tie_word_embeddings: false,

@@ -1,10 +1,12 @@
 """Compares the logits of `millstream eval --tokens --logits` with those of transformers on the same folders.
 
     python compare_with_transformers.py MILLSTREAM RUN     the exported model of a run, or a model's folder
-    python compare_with_transformers.py MILLSTREAM         random Llama folders written by transformers
+    python compare_with_transformers.py MILLSTREAM         random folders of all families written by transformers
 
 MILLSTREAM is the program, RUN a folder of `millstream train`. Prints the largest difference of each comparison and
-fails when one is not below 1e-4. Needs torch, transformers and safetensors (made with torch 2.15, transformers 5.23).
+fails when one is not below 1e-4. Random folders also go there and back: `millstream train --from` trains a step of next
+to nothing on two stages and exports; transformers must find the same weights, bit for bit, and the same configuration.
+Needs torch, transformers, tokenizers and safetensors (made with torch 2.15, transformers 5.24).
 """
 
 import json
@@ -15,7 +17,8 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
 # Both compute in f32 and are up to 2e-5 off the same model in f64 (random folders, logits up to 7).
@@ -42,7 +45,8 @@ LLAMA3 = dict(
     high_freq_factor=4.0,
     original_max_position_embeddings=32,
 )
-RANDOM = {
+FULL, SLIDING = "full_attention", "sliding_attention"
+LLAMA = {
     "plain": {},
     "grouped queries": dict(num_key_value_heads=2),
     "one key head": dict(num_key_value_heads=1),
@@ -65,6 +69,61 @@ RANDOM = {
         rope_parameters=LLAMA3,
     ),
 }
+# As `PLAIN`, of a transformer whose windows are shorter than the 101 tokens read.
+WINDOW = dict(sliding_window=19)
+BY_LAYER = dict(use_sliding_window=True, layer_types=[SLIDING, FULL, SLIDING]) | WINDOW
+LINEAR = dict(rope_type="linear", factor=4.0)
+BASES = {FULL: dict(rope_type="default", rope_theta=1e5), SLIDING: dict(rope_type="default", rope_theta=1e3)}
+ODD = dict(hidden_size=54, num_attention_heads=9, num_key_value_heads=3, head_dim=10, tie_word_embeddings=True)
+IDS = dict(bos_token_id=1, eos_token_id=2, pad_token_id=0)
+RANDOM = [(name, "llama", PLAIN | sizes) for name, sizes in LLAMA.items()] + [
+    (f"{family}, {name}", family, PLAIN | IDS | sizes)
+    for family, cases in {
+        "mistral": {
+            "window": dict(num_key_value_heads=2) | WINDOW,
+            "no window": dict(sliding_window=None, rms_norm_eps=1e-3),
+            "odd": ODD | dict(sliding_window=1),
+        },
+        "qwen2": {
+            "no window": dict(num_key_value_heads=1),
+            "window from layer 1": dict(use_sliding_window=True, max_window_layers=1) | WINDOW,
+            "odd": ODD | BY_LAYER,
+        },
+        "qwen3": {
+            "no window": dict(head_dim=16, num_key_value_heads=2),
+            "biases, windows": dict(head_dim=6, attention_bias=True) | BY_LAYER,
+            "odd, scaled": ODD | dict(rope_parameters=LINEAR | dict(rope_theta=1e4)),
+        },
+        "gemma3_text": {
+            "pattern of six": dict(num_hidden_layers=7, head_dim=14, query_pre_attn_scalar=12) | WINDOW,
+            "windows, bases": dict(
+                head_dim=12, layer_types=[FULL, SLIDING, FULL], rope_parameters=BASES, tie_word_embeddings=True
+            ) | WINDOW,
+            "odd, scaled": ODD | WINDOW | dict(
+                attention_bias=True, layer_types=[SLIDING, SLIDING, FULL], query_pre_attn_scalar=31,
+                rope_parameters=BASES | {FULL: LINEAR | dict(rope_theta=1e6)},
+            ),
+        },
+        "phi3": {
+            "window": dict(num_key_value_heads=2) | WINDOW,
+            "no window": dict(sliding_window=None),
+            "odd": ODD | WINDOW,
+        },
+        "olmo2": {
+            "grouped": dict(num_key_value_heads=2),
+            "biases": dict(attention_bias=True, rms_norm_eps=1e-3),
+            "odd": ODD | dict(rope_parameters=dict(rope_type="default", rope_theta=5e5)),
+        },
+    }.items()
+    for name, sizes in cases.items()
+] + [
+    (f"gpt2, {name}", "gpt2", dict(vocab_size=311, n_layer=3, n_positions=128, initializer_range=0.2) | IDS | sizes)
+    for name, sizes in {
+        "tied": dict(n_embd=48, n_head=4),
+        "untied": dict(n_embd=49, n_head=7, n_inner=67, tie_word_embeddings=False),
+        "odd heads": dict(n_embd=45, n_head=3, n_inner=31, layer_norm_epsilon=1e-3),
+    }.items()
+]
 
 
 def compare(millstream, folder, ids):
@@ -86,7 +145,7 @@ def compare(millstream, folder, ids):
 
 def show(name, folder, figures):
     difference, largest = figures
-    print(f"{name:<18} largest difference {difference:.2e}, largest logit {largest:.3f}")
+    print(f"{name:<28} largest difference {difference:.2e}, largest logit {largest:.3f}")
     assert difference < LIMIT, f"{folder}: {difference} is not below {LIMIT}"
 
 
@@ -102,18 +161,63 @@ def of_run(millstream, folder):
 
 
 def of_random(millstream):
-    for seed, (name, sizes) in enumerate(RANDOM.items()):
+    for seed, (name, family, fields) in enumerate(RANDOM):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**PLAIN | sizes))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **json.loads(json.dumps(fields)))).float()
         with torch.no_grad():
             for parameter in model.parameters():
                 # Fresh norms are ones and fresh biases zeros: errors in them would not show.
                 if parameter.dim() == 1:
                     parameter += 0.3 * torch.randn_like(parameter)
         ids = torch.randint(0, PLAIN["vocab_size"], (101,)).tolist()
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch, "model")
             model.save_pretrained(folder)
             show(name, folder, compare(millstream, folder, ids))
+            there_and_back(millstream, folder, Path(scratch, "run"))
+
+
+# What concerns the file and not the model: the layer from which windows begin, where `layer_types` says it of each, and
+# dropout, which acts in training alone.
+BESIDE = {"_name_or_path", "architectures", "dtype", "transformers_version", "max_window_layers", "attn_pdrop",
+          "embd_pdrop", "resid_pdrop", "rope_theta", "rope_local_base_freq", "_sliding_window_pattern"}
+
+RUN_FILE = """
+steps = 1
+[data]
+sequence_length = 16
+[model]
+from = {folder}
+[batch]
+rows = 2
+[pipeline]
+stages = 2
+[optimizer]
+learning_rate = 1e-40
+weight_decay = 0
+"""
+
+
+def there_and_back(millstream, folder, run):
+    bytes_only = Tokenizer(models.BPE(
+        vocab={token: id for id, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()) + ["<|endoftext|>"])},
+        merges=[],
+    ))
+    bytes_only.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytes_only.decoder = decoders.ByteLevel()
+    bytes_only.add_special_tokens(["<|endoftext|>"])
+    bytes_only.save(str(folder / "tokenizer.json"))
+    run_file = folder / "run.toml"
+    run_file.write_text(RUN_FILE.format(folder=json.dumps(str(folder))))
+    subprocess.run([millstream, "train", run_file, "--out", run], check=True, capture_output=True)
+    before, after = (AutoModelForCausalLM.from_pretrained(f, dtype=torch.float32) for f in (folder, run / "model"))
+    names = [{name for name, _ in model.named_parameters()} for model in (before, after)]
+    assert names[0] == names[1], f"{folder}: {names[0] ^ names[1]}"
+    others = dict(after.named_parameters())
+    for name, parameter in before.named_parameters():
+        assert torch.equal(parameter, others[name]), f"{folder}: {name} came back changed"
+    configs = [{k: v for k, v in model.config.to_dict().items() if k not in BESIDE} for model in (before, after)]
+    assert configs[0] == configs[1], f"{folder}: {configs}"
 
 
 def main():

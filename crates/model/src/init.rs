@@ -1,11 +1,11 @@
 //! Freshly drawn weights.
 
-use architecture::{Architecture, Role, Weight};
+use architecture::{Architecture, Norm, Role, Weight};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::{Distribution, Normal};
 
-/// Starting values of a weight: ones for norms, zeros for biases, normal with the architecture's standard deviation
+/// Starting values of a weight: norms that scale by 1, zeros for biases, normal with the architecture's standard deviation
 /// for matrices and embeddings; projections back into the residual stream are scaled by `1 / sqrt(2 layers)` (GPT-2),
 /// which transformers' own initialisation does not do.
 ///
@@ -13,10 +13,13 @@ use rand_distr::{Distribution, Normal};
 pub fn draw(architecture: &Architecture, weight: &Weight, seed: u64) -> Vec<f32> {
     let n = weight.n_elements();
     match weight.role {
-        Role::Norm => vec![1.0; n],
+        Role::Norm => match architecture.family.norm() {
+            Norm::Rms | Norm::Layer => vec![1.0; n],
+            Norm::RmsAroundOne => vec![0.0; n],
+        },
         Role::Bias => vec![0.0; n],
-        Role::Matrix | Role::Embedding => {
-            let into_residual = weight.name.ends_with("o_proj.weight") || weight.name.ends_with("down_proj.weight");
+        Role::Matrix | Role::TransposedMatrix | Role::Embedding => {
+            let into_residual = INTO_RESIDUAL.iter().any(|name| weight.name.ends_with(name));
             let scale = if into_residual { (2.0 * architecture.num_hidden_layers as f64).sqrt().recip() } else { 1.0 };
             let deviation = architecture.initializer_range * scale;
             let normal = Normal::new(0.0, deviation).expect("invariant: a checked architecture's range is finite");
@@ -29,3 +32,6 @@ pub fn draw(architecture: &Architecture, weight: &Weight, seed: u64) -> Vec<f32>
         }
     }
 }
+
+/// Ends of the names of matrices whose products are added to the residual stream.
+const INTO_RESIDUAL: [&str; 3] = [".o_proj.weight", ".down_proj.weight", ".c_proj.weight"];

@@ -5,12 +5,18 @@
 
 mod attention;
 mod cache;
+mod gemma3;
+mod gpt2;
 mod init;
 mod llama;
+mod olmo2;
 mod parameter;
 mod part;
+mod phi3;
+mod qwen3;
 mod rows;
 mod tape;
+mod visit;
 
 pub use cache::Cache;
 pub use init::draw;

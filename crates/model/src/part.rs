@@ -1,8 +1,8 @@
 //! A stage's share of a model.
 
-use crate::llama::Visit;
+use crate::visit::Visit;
 use crate::{Cache, Parameter, Rows, Tape};
-use architecture::{Architecture, Block, Family, Weight};
+use architecture::{Architecture, Block, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use simulate::Category;
 
@@ -121,11 +121,11 @@ impl Part {
         let hidden = self.apply(rows, hidden, tape, None);
         match self.blocks.last() {
             Some(Block::Head) if self.sharded.contains(&Block::Head) => {
-                Output::Normalised(self.final_norm(hidden, tape))
+                Output::Normalised(Visit::new(self, rows, tape, None).final_norm(hidden))
             }
             Some(Block::Head) => {
                 let _logits = ledger::category(Category::Logits);
-                let logits = self.head(hidden, tape);
+                let logits = Visit::new(self, rows, tape, None).head(hidden);
                 let targets = Tensor::from_data(TensorData::new(rows.targets.clone(), [rows.n()]), &self.device);
                 Output::LogProbability(kernels::log_probability(logits, targets))
             }
@@ -143,7 +143,7 @@ impl Part {
     /// When the part is not a whole model.
     pub fn logits(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
         let hidden = self.read(rows, cache);
-        self.head(hidden, &mut Tape::Untracked)
+        Visit::new(self, rows, &mut Tape::Untracked, None).head(hidden)
     }
 
     /// As [`Part::logits`], of each row's last token only.
@@ -157,7 +157,7 @@ impl Part {
         let hidden = self.read(rows, cache);
         let [_, width] = hidden.dims();
         let last = hidden.reshape([rows.n_rows, rows.n_tokens, width]).narrow(1, rows.n_tokens - 1, 1);
-        self.head(last.reshape([rows.n_rows, width]), &mut Tape::Untracked)
+        Visit::new(self, rows, &mut Tape::Untracked, None).head(last.reshape([rows.n_rows, width]))
     }
 
     fn read(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
@@ -179,21 +179,6 @@ impl Part {
             None => hidden.expect("invariant: a part without embedding is handed the residual stream"),
         };
         let hidden = tape.source(source);
-        match self.architecture.family {
-            Family::Llama => Visit::new(self, rows, tape, cache).apply(hidden),
-        }
-    }
-
-    fn final_norm(&self, hidden: Tensor<2>, tape: &mut Tape) -> Tensor<2> {
-        match self.architecture.family {
-            Family::Llama => crate::llama::final_norm(self, hidden, tape),
-        }
-    }
-
-    /// Final norm and product with the vocabulary.
-    fn head(&self, hidden: Tensor<2>, tape: &mut Tape) -> Tensor<2> {
-        match self.architecture.family {
-            Family::Llama => crate::llama::head(self, hidden, tape),
-        }
+        Visit::new(self, rows, tape, cache).apply(hidden)
     }
 }

@@ -1,4 +1,5 @@
-//! Logits and losses of randomly initialised models against what transformers computed (`fixtures/make_llama.py`).
+//! Logits and losses of randomly initialised models against what transformers computed (`fixtures/make_llama.py`,
+//! `fixtures/make_families.py`).
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -12,7 +13,7 @@ use std::path::{Path, PathBuf};
 const TOLERANCE: f32 = 1e-4;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
 }
 
 fn whole_model(folder: &Path) -> Part {
@@ -34,9 +35,10 @@ fn largest_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
-fn check(name: &str) {
-    let part = whole_model(&fixtures().join(name));
-    let bytes = std::fs::read(fixtures().join(name).join("expected.safetensors")).unwrap();
+fn check(folder: &Path) {
+    let part = whole_model(folder);
+    let name = folder.display();
+    let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
     let expected = SafeTensors::deserialize(&bytes).unwrap();
     let ids = expected.tensor("ids").unwrap();
     let [n_rows, n_tokens] = ids.shape()[..] else { panic!("ids of {name}") };
@@ -80,20 +82,26 @@ fn check(name: &str) {
 
 #[test]
 fn logits_equal_those_of_transformers() {
-    let mut names: Vec<String> = std::fs::read_dir(fixtures())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| fixtures().join(name).is_dir())
-        .collect();
-    names.sort();
-    assert_eq!(names.len(), 8);
-    names.iter().for_each(|name| check(name));
+    for (set, n) in [("llama", 8), ("families", 15)] {
+        let entries = std::fs::read_dir(fixtures().join(set)).unwrap();
+        let mut folders: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+        folders.sort();
+        assert_eq!(folders.len(), n, "{set}");
+        folders.iter().for_each(|folder| check(folder));
+    }
 }
 
-/// Documents of a packed row see nothing of each other: the same logits as each document by itself.
+/// Documents of a packed row see nothing of each other, whatever the windows and the positions: the same logits as each
+/// document by itself.
 #[test]
 fn isolated_documents_are_read_as_if_alone() {
-    let part = whole_model(&fixtures().join("three_layers"));
+    for name in ["llama/three_layers", "families/gemma3", "families/gpt2", "families/qwen2", "families/mistral"] {
+        check_isolation(name);
+    }
+}
+
+fn check_isolation(name: &str) {
+    let part = whole_model(&fixtures().join(name));
     let documents: [&[i32]; 3] = [&[3, 1, 4, 1, 5], &[9, 2], &[6, 5, 3, 5, 8, 9]];
     let mut packed = Rows::to_read(documents.concat(), 13);
     packed.positions = documents.iter().flat_map(|document| 0..document.len() as i32).collect();
@@ -105,5 +113,5 @@ fn isolated_documents_are_read_as_if_alone() {
         .collect();
     // Sums over hidden keys are exact zeros; only the order of the product's additions may differ.
     let difference = largest_difference(&together, &alone);
-    assert!(difference < 1e-5, "{difference}");
+    assert!(difference < 1e-5, "{name}: {difference}");
 }

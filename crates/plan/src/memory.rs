@@ -22,7 +22,7 @@ pub(crate) fn of_stage(
     let activations = sum(|cost| cost.activation_elements);
     let logits = sum(|cost| cost.logit_elements);
     let above_kept = widest_moment(&costs) - activations - logits;
-    let forward = widest_forward(&costs) - activations - logits + mask(blocks, shape);
+    let forward = widest_forward(&costs) - activations - logits + mask(architecture, blocks, shape);
     let angles = angles(architecture, blocks, shape);
     let activations = activations + angles;
 
@@ -105,17 +105,29 @@ fn input(architecture: &Architecture, first: Block, shape: MicrobatchShape, shar
 
 /// Elements of the rotary angles' cosines and sines, which a stage's attention blocks share and keep.
 fn angles(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape) -> u64 {
-    if has_attention(blocks) { (shape.rows * shape.tokens * architecture.head_dim) as u64 } else { 0 }
+    let ropes = distinct(blocks, |layer| architecture.rope(layer));
+    let n_kinds = ropes.iter().flatten().count();
+    (n_kinds * shape.rows * shape.tokens * architecture.head_dim) as u64
 }
 
-/// The mask of a stage's attention blocks, a byte per pair of tokens, in elements.
-fn mask(blocks: &[Block], shape: MicrobatchShape) -> u64 {
+/// The masks of a stage's attention blocks, a byte per pair of tokens, in elements; blocks with the same window share one.
+fn mask(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape) -> u64 {
     let n_pairs = (shape.rows * shape.tokens * shape.tokens) as u64;
-    if has_attention(blocks) { n_pairs.div_ceil(ELEMENT_BYTES) } else { 0 }
+    distinct(blocks, |layer| architecture.window(layer)).len() as u64 * n_pairs.div_ceil(ELEMENT_BYTES)
 }
 
-fn has_attention(blocks: &[Block]) -> bool {
-    blocks.iter().any(|block| matches!(block, Block::Attention(_)))
+/// What the attention blocks have, each kind once.
+fn distinct<T: PartialEq>(blocks: &[Block], of_layer: impl Fn(usize) -> T) -> Vec<T> {
+    let mut kinds = Vec::new();
+    for block in blocks {
+        if let Block::Attention(layer) = block {
+            let kind = of_layer(*layer);
+            if !kinds.contains(&kind) {
+                kinds.push(kind);
+            }
+        }
+    }
+    kinds
 }
 
 /// Elements left by a block's input pass for its weight pass; the logits' gradient lies where the logits were.

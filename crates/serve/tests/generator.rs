@@ -3,17 +3,18 @@
 
 use burn::tensor::Device;
 use corpus::{Borders, Packing, Tokens};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 use serve::{GeneratedIds, Generator, Sampler, Sampling, ServeError, Stop};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 fn folders() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/llama")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures")
 }
 
 fn open(name: &str) -> Generator {
-    Generator::open(&folders().join(name), &Device::flex()).unwrap()
+    Generator::open(&folders().join("llama").join(name), &Device::flex()).unwrap()
 }
 
 fn greedy() -> Sampler {
@@ -44,6 +45,27 @@ fn greedy_continuations_are_those_of_transformers() {
         assert_eq!(found, GeneratedIds { ids, reason }, "{folder}");
     }
     assert_eq!(ended, 3, "three of the cases meet an end token");
+}
+
+/// 64 tokens of every family, with windows shorter than the text; transformers drew them with its cache
+/// (`crates/model/tests/fixtures/make_families.py`).
+#[test]
+fn all_families_continue_as_in_transformers() {
+    let mut n_folders = 0;
+    for entry in std::fs::read_dir(folders().join("families")).unwrap() {
+        let folder = entry.unwrap().path();
+        let bytes = std::fs::read(folder.join("expected.safetensors")).unwrap();
+        let expected = SafeTensors::deserialize(&bytes).unwrap();
+        let ids = |name: &str| -> Vec<u32> {
+            let tensor = expected.tensor(name).unwrap();
+            tensor.data().as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+        };
+        let generator = Generator::open(&folder, &Device::flex()).unwrap();
+        let found = generator.generate_ids(&ids("prompt"), 64, &greedy(), |_| ()).unwrap();
+        assert_eq!(found, GeneratedIds { ids: ids("greedy"), reason: Stop::TokensMax }, "{}", folder.display());
+        n_folders += 1;
+    }
+    assert_eq!(n_folders, 15);
 }
 
 /// Drawn through the cache, a continuation is the one drawn from the logits of everything read anew for each token.

@@ -1,7 +1,7 @@
 //! Continuations in text, by models that recite: a token is always followed by the one that follows it in their script.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use architecture::{Architecture, Family, Role, Rope, RopeScaling, Weight};
+use architecture::{Architecture, Family, Positions, Role, Rope, RopeScaling, Weight};
 use burn::tensor::Device;
 use checkpoint::{Dtype, Export, write_folder};
 use corpus::{Borders, Document, Packing, Tokenizer};
@@ -30,8 +30,10 @@ fn architecture(vocab_size: usize, eos_token_id: Vec<u32>) -> Architecture {
         intermediate_size: 3,
         vocab_size,
         max_position_embeddings: 64,
-        rms_norm_eps: 1e-6,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        norm_eps: 1e-6,
+        positions: Positions::rotary(Rope { theta: 10_000.0, scaling: RopeScaling::None }),
+        sliding: None,
+        query_pre_attn_scalar: 2.0,
         attention_bias: false,
         mlp_bias: false,
         tie_word_embeddings: false,

@@ -16,6 +16,8 @@ pub(crate) struct TrainingState {
     pub gradients: Vec<Tensor<1>>,
     /// First and second moments of each parameter.
     pub moments: Vec<Moments>,
+    /// What each parameter is.
+    roles: Vec<Role>,
     /// Parameters that decay.
     decays: Vec<bool>,
     /// Parameters counted in the global norm: each element once over all holders.
@@ -54,7 +56,9 @@ impl TrainingState {
         }
         let names = || parameters.iter().map(|parameter| parameter.weight.name.as_str());
         let (decays, counted) = (names().map(decays).collect(), names().map(counted).collect());
-        let mut state = Self { device: device.clone(), gradients: Vec::new(), moments, decays, counted, before: None };
+        let roles = parameters.iter().map(|parameter| parameter.weight.role).collect();
+        let (device, gradients) = (device.clone(), Vec::new());
+        let mut state = Self { device, gradients, moments, roles, decays, counted, before: None };
         state.clear_gradients();
         Ok(state)
     }
@@ -82,8 +86,10 @@ impl TrainingState {
     /// Adds a linear layer's weight gradient.
     pub fn add_weight(&mut self, left: WeightGrad) {
         let WeightGrad { parameter, x, dy } = left;
-        let ([_, n_in], [_, n_out]) = (x.dims(), dy.dims());
-        self.add(parameter, |sum| weight_gradient(sum.reshape([n_out, n_in]), dy, x).reshape([n_out * n_in]));
+        // A matrix stored `[in, out]` swaps the two: its gradient is `x^T dy`.
+        let (dy, x) = if self.roles[parameter] == Role::TransposedMatrix { (x, dy) } else { (dy, x) };
+        let ([_, rows], [_, columns]) = (dy.dims(), x.dims());
+        self.add(parameter, |sum| weight_gradient(sum.reshape([rows, columns]), dy, x).reshape([rows * columns]));
     }
 
     /// Adds the gradient of looked-up rows to their table's.
@@ -193,5 +199,5 @@ fn copy(t: &Tensor<1>) -> Tensor<1> {
 /// Whether weight decay applies: matrices only, not norms, biases and embeddings. A matrix that is also the embedding
 /// counts as embedding.
 pub(crate) fn decays(role: Role) -> bool {
-    matches!(role, Role::Matrix)
+    matches!(role, Role::Matrix | Role::TransposedMatrix)
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use architecture::{Architecture, Family, Partition, Rope, RopeScaling};
+use architecture::{Architecture, Biases, Family, Partition, Positions, Rope, RopeScaling, Sliding, Windows};
 use burn::tensor::Device;
 use kernels::AdamW;
 use ledger::{COUNTED_BYTES_MIN, Ledger};
@@ -24,6 +24,7 @@ static LEDGER: Ledger = Ledger;
 /// A model, its cut and the size of a microbatch.
 #[derive(Clone, Copy)]
 struct Case {
+    family: Family,
     /// Hidden size, layers, heads, key heads, head width, MLP width, vocabulary.
     sizes: [usize; 7],
     tied: bool,
@@ -41,8 +42,11 @@ fn architecture(case: &Case) -> Architecture {
         intermediate_size,
         vocab_size,
     ] = case.sizes;
+    let family = case.family;
+    let rope = Rope { theta: 10_000.0, scaling: RopeScaling::None };
+    let alternating = (0..num_hidden_layers).map(|layer| layer % 2 == 0).collect();
     Architecture {
-        family: Family::Llama,
+        family,
         hidden_size,
         num_hidden_layers,
         num_attention_heads,
@@ -51,10 +55,20 @@ fn architecture(case: &Case) -> Architecture {
         intermediate_size,
         vocab_size,
         max_position_embeddings: 4096,
-        rms_norm_eps: 1e-6,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
-        attention_bias: false,
-        mlp_bias: false,
+        norm_eps: 1e-6,
+        positions: match family {
+            Family::Gpt2 => Positions::Learned,
+            Family::Gemma3 => Positions::Rotary { full: rope, sliding: Rope { theta: 100.0, ..rope } },
+            _ => Positions::rotary(rope),
+        },
+        sliding: match family.windows() {
+            Windows::Never => None,
+            Windows::AllLayers => Some(Sliding { window: 9, layers: vec![true; num_hidden_layers] }),
+            Windows::ByLayer => Some(Sliding { window: 9, layers: alternating }),
+        },
+        query_pre_attn_scalar: head_dim as f64,
+        attention_bias: family.attention_bias() == Biases::Always,
+        mlp_bias: family.mlp_bias() == Biases::Always,
         tie_word_embeddings: case.tied,
         initializer_range: 0.02,
         bos_token_id: None,
@@ -262,7 +276,7 @@ fn check(running: &mut Running, spec: Spec, n_microbatches: usize) -> Vec<usize>
     let counted = &played.timeline;
     let ranks = || (0..counted.n_ranks).map(Rank);
     let setting = format!("{spec}, {n_microbatches} microbatches, {:?}, {:?}", running.recompute, running.head);
-    let setting = format!("{:?}, {setting}", running.case.cut);
+    let setting = format!("{}, {:?}, {setting}", running.case.family, running.case.cut);
     assert_eq!(played.most_kept, ranks().map(|rank| predicted.most_kept(rank)).collect::<Vec<_>>(), "{setting}");
     for rank in ranks() {
         let close = |what: &str, [found, wanted]: [u64; 2], tolerance: f64, apart: u64| {
@@ -308,6 +322,7 @@ fn specs(kind: Kind) -> Vec<Spec> {
 
 /// Four stages on four ranks.
 const MODEL: Case = Case {
+    family: Family::Llama,
     sizes: [128, 3, 4, 2, 32, 340, 1021],
     tied: false,
     cut: &[2, 2, 2, 2],
@@ -408,30 +423,35 @@ fn check_shards() {
 /// Other widths and cuts: a tied matrix, a stage that is the head alone, one rank.
 const CASES: [Case; 5] = [
     Case {
+        family: Family::Llama,
         sizes: [96, 3, 6, 6, 16, 256, 1021],
         tied: true,
         cut: &[4, 2, 2],
         shape: MicrobatchShape { rows: 1, tokens: 96 },
     },
     Case {
+        family: Family::Llama,
         sizes: [96, 3, 3, 1, 32, 256, 1531],
         tied: false,
         cut: &[3, 4, 1],
         shape: MicrobatchShape { rows: 2, tokens: 64 },
     },
     Case {
+        family: Family::Llama,
         sizes: [64, 4, 4, 2, 16, 171, 251],
         tied: false,
         cut: &[5, 5],
         shape: MicrobatchShape { rows: 2, tokens: 64 },
     },
     Case {
+        family: Family::Llama,
         sizes: [64, 2, 3, 1, 16, 127, 509],
         tied: false,
         cut: &[6],
         shape: MicrobatchShape { rows: 3, tokens: 128 },
     },
     Case {
+        family: Family::Llama,
         sizes: [128, 2, 4, 4, 32, 340, 257],
         tied: false,
         cut: &[2, 2, 2],
@@ -451,10 +471,25 @@ fn check_other_cuts() {
     }
 }
 
+/// Every family, in two stages: post-norms, norms of heads, fused projections, learned positions, windows.
+fn check_families() {
+    for family in Family::ALL {
+        let kv_heads = if family == Family::Gpt2 { 4 } else { 2 };
+        let sizes = [128, 3, 4, kv_heads, 32, 340, 509];
+        let shape = MicrobatchShape { rows: 1, tokens: 128 };
+        let case = Case { family, sizes, tied: false, cut: &[4, 4], shape };
+        for recompute in [Recompute::None, Recompute::Full] {
+            let mut running = Running::start(case, &[0, 1], recompute, None);
+            specs(Kind::OneFOneB).into_iter().for_each(|spec| check(&mut running, spec, 5));
+        }
+    }
+}
+
 /// One test, since the ranks' accounts are the process's.
 #[test]
 fn counted_memory_is_as_predicted() {
     check_every_kind();
     check_shards();
     check_other_cuts();
+    check_families();
 }

@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use architecture::{Architecture, Family, Partition, Rope, RopeScaling};
+use architecture::{Architecture, Family, Partition, Positions, Rope, RopeScaling};
 use burn::tensor::Device;
 use kernels::AdamW;
 use ledger::{COUNTED_BYTES_MIN, Ledger};
@@ -37,8 +37,10 @@ fn architecture() -> Architecture {
         intermediate_size: 341,
         vocab_size: 1021,
         max_position_embeddings: TOKENS,
-        rms_norm_eps: 1e-6,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        norm_eps: 1e-6,
+        positions: Positions::rotary(Rope { theta: 10_000.0, scaling: RopeScaling::None }),
+        sliding: None,
+        query_pre_attn_scalar: 32.0,
         attention_bias: false,
         mlp_bias: false,
         tie_word_embeddings: false,

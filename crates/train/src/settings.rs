@@ -61,6 +61,7 @@ pub enum TokenizerSource {
 }
 
 /// Model.
+#[expect(clippy::large_enum_variant, reason = "one for each run")]
 #[derive(Clone, Debug, PartialEq)]
 pub enum ModelSource {
     /// Freshly drawn weights; `vocab_size` and token ids are filled in from the tokenizer when it is trained.

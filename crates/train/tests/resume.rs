@@ -2,7 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use architecture::{Architecture, Family, Rope, RopeScaling};
+use architecture::{Architecture, Family, Positions, Rope, RopeScaling};
 use mesh::StageMap;
 use schedule::{Backward, Kind, Spec};
 use std::path::Path;
@@ -35,8 +35,10 @@ fn settings(text: &Path, n_stages: usize) -> Settings {
             intermediate_size: 37,
             vocab_size: 300,
             max_position_embeddings: 64,
-            rms_norm_eps: 1e-5,
-            rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+            norm_eps: 1e-5,
+            positions: Positions::rotary(Rope { theta: 10_000.0, scaling: RopeScaling::None }),
+            sliding: None,
+            query_pre_attn_scalar: 8.0,
             attention_bias: true,
             mlp_bias: false,
             tie_word_embeddings: true,

@@ -1,7 +1,7 @@
 //! A small model and values for it.
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use architecture::{Architecture, Family, Rope, RopeScaling, Weight};
+use architecture::{Architecture, Family, Positions, Rope, RopeScaling, Weight};
 use checkpoint::{CheckpointError, Part};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -27,8 +27,10 @@ pub fn model(head: HeadMatrix) -> Architecture {
         intermediate_size: 7,
         vocab_size: 11,
         max_position_embeddings: 64,
-        rms_norm_eps: 1e-6,
-        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        norm_eps: 1e-6,
+        positions: Positions::rotary(Rope { theta: 10_000.0, scaling: RopeScaling::None }),
+        sliding: None,
+        query_pre_attn_scalar: 4.0,
         attention_bias: true,
         mlp_bias: true,
         tie_word_embeddings: head == HeadMatrix::Tied,

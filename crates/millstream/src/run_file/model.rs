@@ -1,12 +1,13 @@
 //! The section on the model: sizes of a fresh one, or the folder of a trained one.
 
-use crate::toml_file::{Node, NumberRange, Parsed, Reader, Wrong, choice, flag, number, text, whole};
-use architecture::{Architecture, ArchitectureError, Family, Rope, RopeScaling};
+use crate::toml_file::{Node, NumberRange, Parsed, Reader, Wrong, choice, flag, list, number, text, whole};
+use architecture::{Architecture, ArchitectureError, Biases, Family, Positions, Rope, RopeScaling, Sliding, Windows};
 use std::path::PathBuf;
 use train::{ModelSource, TokenizerSource};
 
 /// The keys of a fresh model.
-pub(super) const SIZES: [&str; 14] = [
+pub(super) const SIZES: [&str; 19] = [
+    "model_type",
     "hidden_size",
     "num_hidden_layers",
     "num_attention_heads",
@@ -16,12 +17,31 @@ pub(super) const SIZES: [&str; 14] = [
     "max_position_embeddings",
     "rms_norm_eps",
     "rope_theta",
+    "rope_local_base_freq",
     "rope_scaling",
+    "sliding_window",
+    "layer_types",
+    "query_pre_attn_scalar",
     "attention_bias",
     "mlp_bias",
     "tie_word_embeddings",
     "initializer_range",
 ];
+
+/// Words of `model_type`.
+pub(super) const FAMILIES: &[(&str, Family)] = &[
+    ("llama", Family::Llama),
+    ("mistral", Family::Mistral),
+    ("qwen2", Family::Qwen2),
+    ("qwen3", Family::Qwen3),
+    ("gemma3_text", Family::Gemma3),
+    ("phi3", Family::Phi3),
+    ("gpt2", Family::Gpt2),
+    ("olmo2", Family::Olmo2),
+];
+
+/// Words of `layer_types`: whether a layer has a window.
+pub(super) const LAYER_TYPES: &[(&str, bool)] = &[("full_attention", false), ("sliding_attention", true)];
 
 /// Where the model comes from, and what it is.
 pub(super) struct Model {
@@ -56,6 +76,7 @@ fn trained(node: &Node) -> Parsed<(PathBuf, Architecture)> {
 }
 
 fn fresh(section: &Reader, tokenizer: Option<&TokenizerSource>, tokens_per_row: Option<usize>) -> Option<Model> {
+    let family = section.or("model_type", Family::Llama, choice(FAMILIES));
     let hidden_size = section.required("hidden_size", "the width of the residual stream", whole(1));
     let layers = section.required("num_hidden_layers", "the number of layers", whole(1));
     let heads = section.required("num_attention_heads", "the number of query heads", whole(1));
@@ -63,12 +84,13 @@ fn fresh(section: &Reader, tokenizer: Option<&TokenizerSource>, tokens_per_row: 
     let head_dim = section.optional("head_dim", whole(1));
     let intermediate_size = section.required("intermediate_size", "the width inside the MLP", whole(1));
     let longest = section.optional("max_position_embeddings", whole(1));
-    let rms_norm_eps = section.or("rms_norm_eps", 1e-5, number(NumberRange::Positive));
-    let theta = section.or("rope_theta", 10_000.0, number(NumberRange::Positive));
+    let norm_eps = section.or("rms_norm_eps", 1e-5, number(NumberRange::Positive));
     let scaling_section = section.section("rope_scaling");
-    let scaling = rope_scaling(&scaling_section);
-    let attention_bias = section.or("attention_bias", false, flag);
-    let mlp_bias = section.or("mlp_bias", false, flag);
+    let positions = positions(section, &scaling_section, family);
+    let sliding = sliding(section, family, layers);
+    let scalar = section.optional("query_pre_attn_scalar", number(NumberRange::Positive));
+    let attention_bias = bias(section, "attention_bias", family.map(Family::attention_bias));
+    let mlp_bias = bias(section, "mlp_bias", family.map(Family::mlp_bias));
     let tie_word_embeddings = section.or("tie_word_embeddings", false, flag);
     let initializer_range = section.or("initializer_range", 0.02, number(NumberRange::NotNegative));
 
@@ -89,7 +111,7 @@ fn fresh(section: &Reader, tokenizer: Option<&TokenizerSource>, tokens_per_row: 
         Some(TokenizerSource::File(_)) | None => 0,
     };
     let architecture = Architecture {
-        family: Family::Llama,
+        family: family?,
         hidden_size,
         num_hidden_layers: layers?,
         num_attention_heads: heads,
@@ -98,8 +120,10 @@ fn fresh(section: &Reader, tokenizer: Option<&TokenizerSource>, tokens_per_row: 
         intermediate_size: intermediate_size?,
         vocab_size,
         max_position_embeddings: longest?.or(tokens_per_row)?,
-        rms_norm_eps: rms_norm_eps?,
-        rope: Rope { theta: theta?, scaling: scaling? },
+        norm_eps: norm_eps?,
+        positions: positions?,
+        sliding: sliding?,
+        query_pre_attn_scalar: scalar?.unwrap_or(head_dim as f64),
         attention_bias: attention_bias?,
         mlp_bias: mlp_bias?,
         tie_word_embeddings: tie_word_embeddings?,
@@ -110,6 +134,59 @@ fn fresh(section: &Reader, tokenizer: Option<&TokenizerSource>, tokens_per_row: 
     };
     check(section, &scaling_section, &architecture)?;
     Some(Model { source: ModelSource::Fresh(architecture.clone()), architecture })
+}
+
+/// Biases that the family fixes need not be given, and must be as it has them.
+fn bias(section: &Reader, key: &'static str, biases: Option<Biases>) -> Option<bool> {
+    section.or(key, biases? == Biases::Always, flag)
+}
+
+fn positions(section: &Reader, scaling_section: &Reader, family: Option<Family>) -> Option<Positions> {
+    let theta = section.optional("rope_theta", number(NumberRange::Positive));
+    let local = section.optional("rope_local_base_freq", number(NumberRange::Positive));
+    let scaling = rope_scaling(scaling_section);
+    let family = family?;
+    for key in ["rope_theta", "rope_local_base_freq", "rope_scaling"] {
+        let belongs = if key == "rope_local_base_freq" { family == Family::Gemma3 } else { family.is_rotary() };
+        if section.has(key) && !belongs {
+            section.complain(key, format!("`model.{key}` means nothing in {family} models; take it out"));
+            return None;
+        }
+    }
+    if !family.is_rotary() {
+        return Some(Positions::Learned);
+    }
+    let full = Rope { theta: theta?.unwrap_or(10_000.0), scaling: scaling? };
+    match family {
+        Family::Gemma3 => {
+            let sliding = Rope { theta: local?.unwrap_or(10_000.0), scaling: RopeScaling::None };
+            Some(Positions::Rotary { full, sliding })
+        }
+        _ => Some(Positions::rotary(full)),
+    }
+}
+
+/// `Some(None)` where no layer has a window.
+fn sliding(section: &Reader, family: Option<Family>, n_layers: Option<usize>) -> Option<Option<Sliding>> {
+    let window = section.optional("sliding_window", whole(1));
+    let types = section.optional("layer_types", list(choice(LAYER_TYPES)));
+    let (family, n_layers) = (family?, n_layers?);
+    let (window, types): (Option<usize>, Option<Vec<bool>>) = (window?, types?);
+    if types.is_some() && family.windows() != Windows::ByLayer {
+        section.complain("layer_types", format!("`model.layer_types` means nothing in {family} models; take it out"));
+        return None;
+    }
+    match (window, types) {
+        (Some(window), types) => {
+            let layers = types.unwrap_or_else(|| vec![true; n_layers]);
+            Some(layers.contains(&true).then_some(Sliding { window, layers }))
+        }
+        (None, Some(types)) if types.contains(&true) => {
+            section.missing("sliding_window", "how many tokens layers of type \"sliding_attention\" see");
+            None
+        }
+        (None, _) => Some(None),
+    }
 }
 
 /// The rules between the sizes are the architecture's own; here they get their places.
@@ -132,34 +209,38 @@ fn check(section: &Reader, scaling: &Reader, architecture: &Architecture) -> Opt
 #[derive(Clone, Copy)]
 enum Scaling {
     Default,
+    Linear,
     Llama3,
 }
 
 fn rope_scaling(section: &Reader) -> Option<RopeScaling> {
-    let kind = section.or(
-        "rope_type",
-        Scaling::Default,
-        choice(&[("default", Scaling::Default), ("llama3", Scaling::Llama3)]),
-    );
-    match kind? {
+    const SCALINGS: &[(&str, Scaling)] =
+        &[("default", Scaling::Default), ("linear", Scaling::Linear), ("llama3", Scaling::Llama3)];
+    let positive = || number(NumberRange::Positive);
+    let kind = section.or("rope_type", Scaling::Default, choice(SCALINGS))?;
+    let (unused, needs): (&[&'static str], _) = match kind {
         Scaling::Default => {
-            let keys: Vec<&str> = section.keys().filter(|key| *key != "rope_type").collect();
-            for key in ["factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"] {
-                if section.has(key) {
-                    let why = format!("`model.rope_scaling.{key}` needs `rope_type = \"llama3\"`");
-                    section.complain(key, why);
-                }
-            }
-            keys.is_empty().then_some(RopeScaling::None)
+            (&["factor", "low_freq_factor", "high_freq_factor", ORIGINAL], "a `rope_type` that uses it")
+        }
+        Scaling::Linear => (&["low_freq_factor", "high_freq_factor", ORIGINAL], "`rope_type = \"llama3\"`"),
+        Scaling::Llama3 => (&[], ""),
+    };
+    let given: Vec<&'static str> = unused.iter().copied().filter(|key| section.has(key)).collect();
+    for key in &given {
+        section.complain(key, format!("`model.rope_scaling.{key}` needs {needs}"));
+    }
+    match kind {
+        Scaling::Default => given.is_empty().then_some(RopeScaling::None),
+        Scaling::Linear => {
+            let factor = section.required("factor", "the divisor of frequencies", positive());
+            given.is_empty().then_some(RopeScaling::Linear { factor: factor? })
         }
         Scaling::Llama3 => {
-            let positive = || number(NumberRange::Positive);
             let factor = section.required("factor", "the divisor of low frequencies", positive());
             let low_freq_factor =
                 section.required("low_freq_factor", "where wavelengths are divided in full", positive());
             let high_freq_factor = section.required("high_freq_factor", "where wavelengths are kept", positive());
-            let original =
-                section.required("original_max_position_embeddings", "the context of the first training", whole(1));
+            let original = section.required(ORIGINAL, "the context of the first training", whole(1));
             Some(RopeScaling::Llama3 {
                 factor: factor?,
                 low_freq_factor: low_freq_factor?,
@@ -169,3 +250,5 @@ fn rope_scaling(section: &Reader) -> Option<RopeScaling> {
         }
     }
 }
+
+const ORIGINAL: &str = "original_max_position_embeddings";

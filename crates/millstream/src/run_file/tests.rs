@@ -215,9 +215,73 @@ const GOLDEN_SETS: &[(&[&str], &str)] = &[
   --set model.from=nowhere: `model.from` is "nowhere", but must be a folder with a readable config.json (No such file or directory (os error 2))"#,
     ),
     (
+        &["model.model_type=gpt3"],
+        r#"1 problem
+  --set model.model_type=gpt3: `model.model_type` is "gpt3", but must be one of "llama", "mistral", "qwen2", "qwen3", "gemma3_text", "phi3", "gpt2", "olmo2"; did you mean "gpt2"?"#,
+    ),
+    (
+        &["model.sliding_window=4"],
+        r#"1 problem
+  --set model.sliding_window=4: `model.sliding_window` is 4, but Llama models have no layers with a window"#,
+    ),
+    (
+        &["model.model_type=mistral", "model.layer_types=[\"full_attention\"]"],
+        r#"1 problem
+  --set model.layer_types=["full_attention"]: `model.layer_types` means nothing in Mistral models; take it out"#,
+    ),
+    (
+        &["model.model_type=qwen3", "model.layer_types=[\"sliding_attention\", \"sliding\"]"],
+        r#"1 problem
+  --set model.layer_types=["sliding_attention", "sliding"]: an item of `model.layer_types` is "sliding", but must be "full_attention" or "sliding_attention"; did you mean "sliding_attention"?"#,
+    ),
+    (
+        &["model.model_type=qwen3", "model.layer_types=[\"sliding_attention\"]", "model.sliding_window=4"],
+        r#"1 problem
+  --set model.layer_types=["sliding_attention"]: `model.layer_types` is 1, but there must be one for each of the 3 layers"#,
+    ),
+    (
+        &[
+            "model.model_type=gemma3_text",
+            "model.layer_types=[\"sliding_attention\", \"full_attention\", \"full_attention\"]",
+        ],
+        r#"1 problem
+  --set model.layer_types=["sliding_attention", "full_attention", "full_attention"]: `model.sliding_window` is missing; it gives how many tokens layers of type "sliding_attention" see"#,
+    ),
+    (
+        &["model.model_type=qwen2", "model.attention_bias=false", "model.mlp_bias=true"],
+        r#"2 problems
+  --set model.attention_bias=false: `model.attention_bias` is false, but Qwen2 models are with these biases
+  --set model.mlp_bias=true: `model.mlp_bias` is true, but Qwen2 models are without these biases"#,
+    ),
+    (
+        &["model.query_pre_attn_scalar=5"],
+        r#"1 problem
+  --set model.query_pre_attn_scalar=5: `model.query_pre_attn_scalar` is 5, but in Llama models it is `head_dim`, which is 4"#,
+    ),
+    (
+        &["model.rope_local_base_freq=5"],
+        r#"1 problem
+  --set model.rope_local_base_freq=5: `model.rope_local_base_freq` means nothing in Llama models; take it out"#,
+    ),
+    (
+        &["model.model_type=gpt2", "model.rope_theta=5"],
+        r#"1 problem
+  --set model.rope_theta=5: `model.rope_theta` means nothing in GPT-2 models; take it out"#,
+    ),
+    (
+        &["model.model_type=gpt2", "model.num_key_value_heads=1"],
+        r#"1 problem
+  --set model.num_key_value_heads=1: `model.num_key_value_heads` is 1, but GPT-2 models have as many as query heads, which are 3"#,
+    ),
+    (
+        &["model.rope_scaling={rope_type = \"linear\", factor = 2, low_freq_factor = 4}"],
+        r#"1 problem
+  --set model.rope_scaling={rope_type = "linear", factor = 2, low_freq_factor = 4}: `model.rope_scaling.low_freq_factor` needs `rope_type = "llama3"`"#,
+    ),
+    (
         &["model.rope_scaling.factor=2"],
         r#"1 problem
-  --set model.rope_scaling.factor=2: `model.rope_scaling.factor` needs `rope_type = "llama3"`"#,
+  --set model.rope_scaling.factor=2: `model.rope_scaling.factor` needs a `rope_type` that uses it"#,
     ),
     (
         &[
@@ -300,6 +364,11 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("model.intermediate_size", "500"),
     ("model.max_position_embeddings", "512"),
     ("model.rms_norm_eps", "1e-6"),
+    ("model.model_type", "olmo2"),
+    ("model.sliding_window", "17"),
+    ("model.layer_types", "[\"full_attention\", \"sliding_attention\", \"full_attention\", \"full_attention\"]"),
+    ("model.rope_local_base_freq", "500"),
+    ("model.query_pre_attn_scalar", "20"),
     ("model.rope_theta", "500000"),
     ("model.rope_scaling", LLAMA3),
     ("model.attention_bias", "true"),
@@ -342,6 +411,11 @@ const LLAMA3: &str = "{ rope_type = \"llama3\", factor = 8, low_freq_factor = 1,
 
 /// Keys that mean nothing without another.
 const BESIDE: &[(&str, &str)] = &[
+    ("model.sliding_window", "model.model_type=mistral"),
+    ("model.layer_types", "model.model_type=qwen3"),
+    ("model.layer_types", "model.sliding_window=23"),
+    ("model.rope_local_base_freq", "model.model_type=gemma3_text"),
+    ("model.query_pre_attn_scalar", "model.model_type=gemma3_text"),
     ("pipeline.embedding", "pipeline.vocabulary=one-barrier"),
     ("pipeline.stages_per_rank", "pipeline.schedule=interleaved"),
 ];

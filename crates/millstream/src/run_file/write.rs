@@ -1,8 +1,9 @@
 //! Settings as a complete run file.
 
+use super::model::{FAMILIES, LAYER_TYPES};
 use super::pipeline::{BACKWARDS, BY_SCHEDULE, EMBEDDINGS, POST_VALIDATIONS, RECOMPUTES, SCHEDULES, VOCABULARIES};
 use super::sections::NOT_FINITES;
-use architecture::{Architecture, RopeScaling};
+use architecture::{Architecture, Family, Positions, RopeScaling, Sliding, Windows};
 use mesh::Stage;
 use schedule::{InputLayer, Placement};
 use std::fmt::{Display, Write};
@@ -60,6 +61,8 @@ pub fn write(settings: &Settings) -> String {
 }
 
 fn model(file: &mut File, a: &Architecture) {
+    let family = a.family;
+    file.key("model_type", word(FAMILIES, family));
     file.key("hidden_size", a.hidden_size);
     file.key("num_hidden_layers", a.num_hidden_layers);
     file.key("num_attention_heads", a.num_attention_heads);
@@ -67,14 +70,30 @@ fn model(file: &mut File, a: &Architecture) {
     file.key("head_dim", a.head_dim);
     file.key("intermediate_size", a.intermediate_size);
     file.key("max_position_embeddings", a.max_position_embeddings);
-    file.key("rms_norm_eps", float(a.rms_norm_eps));
-    file.key("rope_theta", float(a.rope.theta));
+    file.key("rms_norm_eps", float(a.norm_eps));
+    if let Some(Sliding { window, layers }) = &a.sliding {
+        file.key("sliding_window", window);
+        if family.windows() == Windows::ByLayer {
+            file.key("layer_types", list(layers.iter().map(|&slides| word(LAYER_TYPES, slides))));
+        }
+    }
     file.key("attention_bias", a.attention_bias);
     file.key("mlp_bias", a.mlp_bias);
     file.key("tie_word_embeddings", a.tie_word_embeddings);
     file.key("initializer_range", float(a.initializer_range));
-    match a.rope.scaling {
+    let Positions::Rotary { full, sliding } = a.positions else { return };
+    file.key("rope_theta", float(full.theta));
+    if family == Family::Gemma3 {
+        file.key("rope_local_base_freq", float(sliding.theta));
+        file.key("query_pre_attn_scalar", float(a.query_pre_attn_scalar));
+    }
+    match full.scaling {
         RopeScaling::None => {}
+        RopeScaling::Linear { factor } => {
+            file.section("model.rope_scaling");
+            file.key("rope_type", "\"linear\"");
+            file.key("factor", float(factor));
+        }
         RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             file.section("model.rope_scaling");
             file.key("rope_type", "\"llama3\"");

@@ -133,11 +133,6 @@ impl<'a> Reader<'a> {
         self.entry(key).is_some()
     }
 
-    /// The keys that are given.
-    pub fn keys(&self) -> impl Iterator<Item = &'a str> {
-        self.table().into_iter().flat_map(|table| table.keys().map(String::as_str))
-    }
-
     /// Reports that the value of `key`, which can be read, does not do: "`rows` is 10, but {wanted}; {way_out}". An
     /// absent key is shown with `default`, what it stands for.
     pub fn refuse(&self, key: &'static str, default: &str, wanted: &str, way_out: &str) {

@@ -2,13 +2,17 @@
 
 use crate::reference::unsplit;
 use crate::setup::*;
-use architecture::Architecture;
+use architecture::{Architecture, Block};
 use mesh::{Grid, Rank, Stage, StageMap};
 use stage::{Recompute, Source};
 
 /// Sums of up to 40 tokens in another order, each rounding f32 by 6e-8, and roundings that pass through up to 8 blocks;
 /// largest found 3e-7.
 const TOLERANCE: f64 = 1e-6;
+
+/// The same with the norms of other families, which magnify roundings where what they divide is small; largest found
+/// 1.1e-6, of Gemma 3.
+pub const FAMILIES_TOLERANCE: f64 = 3e-6;
 
 /// Rows of five tokens; one to eight microbatches, so that they are of different sizes too.
 const ROWS: usize = 8;
@@ -26,7 +30,7 @@ fn recomputes(n_stages: usize) -> Vec<Vec<Recompute>> {
 }
 
 /// Every schedule, backward and recomputation with every number of microbatches, on every layout.
-fn check(architecture: &Architecture, layouts: &[Layout]) {
+fn check(architecture: &Architecture, layouts: &[Layout], tolerance: f64) {
     let weights = weights(architecture);
     let rows = batch(architecture.vocab_size, ROWS, 5);
     let wanted = unsplit(architecture, &weights, &rows, total_weight(std::slice::from_ref(&rows)));
@@ -45,15 +49,15 @@ fn check(architecture: &Architecture, layouts: &[Layout]) {
                     let report = pipeline.play(step(schedule, split(&rows, n_microbatches), STILL)).unwrap();
                     let found = outcome(&pipeline, architecture, &report);
                     assert!((found.loss - wanted.loss).abs() < 1e-6, "{what}: {} {}", found.loss, wanted.loss);
-                    assert_close(&found.gradients, &wanted.gradients, TOLERANCE, &what);
+                    assert_close(&found.gradients, &wanted.gradients, tolerance, &what);
                     let norms = [report.gradient_norm.unwrap(), norm(&wanted.gradients)];
-                    assert!((norms[0] / norms[1] - 1.0).abs() < TOLERANCE, "{what}: norms {norms:?}");
+                    assert!((norms[0] / norms[1] - 1.0).abs() < tolerance, "{what}: norms {norms:?}");
 
                     if architecture.tie_word_embeddings {
                         let holders = pipeline.tied().iter().flatten().copied();
-                        let name = "model.embed_tokens.weight";
+                        let name = architecture.vocabulary_matrix(Block::Head).unwrap().name;
                         let copies: Vec<_> = holders
-                            .map(|stage: Stage| pipeline.read_at(stage, name, Source::Gradient).unwrap())
+                            .map(|stage: Stage| pipeline.read_at(stage, &name, Source::Gradient).unwrap())
                             .collect();
                         assert!(copies.windows(2).all(|pair| pair[0] == pair[1]), "{what}: tied gradients");
                     }
@@ -82,6 +86,7 @@ fn grouped_heads() {
             (&[2, 1, 1, 2], &[0, 1, 0, 1]),
             (&[1, 1, 1, 1, 1, 1], &[1, 0, 0, 1, 2, 1]),
         ],
+        TOLERANCE,
     );
 }
 
@@ -97,6 +102,7 @@ fn tied_embeddings() {
             (&[2, 3, 3], &[0, 1, 0]),
             (&[3, 2, 2, 1], &[0, 1, 2, 3]),
         ],
+        TOLERANCE,
     );
 }
 
@@ -105,7 +111,17 @@ fn biases() {
     check(
         &architecture([5, 2, 3, 3, 2, 7, 17], false, true),
         &[(&[6], &[0]), (&[2, 4], &[0, 1]), (&[1, 1, 4], &[0, 1, 2]), (&[3, 1, 1, 1], &[0, 1, 2, 3])],
+        TOLERANCE,
     );
+}
+
+/// Every family, cut within layers and with tied heads on two stages.
+#[test]
+fn families() {
+    for architecture in of_families() {
+        let layouts: [Layout; 3] = [(&[8], &[0]), (&[2, 3, 3], &[0, 1, 0]), (&[1, 1, 4, 2], &[0, 1, 2, 3])];
+        check(&architecture, &layouts, FAMILIES_TOLERANCE);
+    }
 }
 
 /// The same steps twice, from two pipelines: the same bits everywhere, moments and weights included.

@@ -1,7 +1,7 @@
 //! The unsplit model without pipeline, schedule, store or visit: one part, the whole batch at once, plain products.
 
 use crate::setup::{Outcome, Tensors};
-use architecture::Architecture;
+use architecture::{Architecture, Role};
 use burn::tensor::{Device, Tensor, TensorData};
 use kernels::Seed;
 use model::{Output, Part, Rows, Tape};
@@ -40,7 +40,11 @@ pub fn unsplit(architecture: &Architecture, weights: &Tensors, rows: &Rows, tota
         add(parameter, leaf.grad_remove(&mut sums).unwrap().into_data().try_into_vec().unwrap());
     }
     for left in tracked.weight_grads.try_iter() {
-        add(left.parameter, left.dy.transpose().matmul(left.x).into_data().try_into_vec().unwrap());
+        let gradient = match part.parameters()[left.parameter].weight.role {
+            Role::TransposedMatrix => left.x.transpose().matmul(left.dy),
+            _ => left.dy.transpose().matmul(left.x),
+        };
+        add(left.parameter, gradient.into_data().try_into_vec().unwrap());
     }
     Outcome { loss, gradients }
 }

@@ -1,6 +1,6 @@
 //! Small models, batches, and one step of a pipeline over them.
 
-use architecture::{Architecture, Family, Partition, Rope, RopeScaling, Weight};
+use architecture::{Architecture, Biases, Family, Partition, Positions, Rope, RopeScaling, Sliding, Weight, Windows};
 use burn::tensor::Device;
 use kernels::AdamW;
 use mesh::{Cores, Rank, Route, StageMap};
@@ -34,8 +34,10 @@ pub fn architecture(sizes: [usize; 7], tied: bool, biases: bool) -> Architecture
         intermediate_size,
         vocab_size,
         max_position_embeddings: 64,
-        rms_norm_eps: 1e-6,
-        rope: Rope { theta: 100.0, scaling: RopeScaling::None },
+        norm_eps: 1e-6,
+        positions: Positions::rotary(Rope { theta: 100.0, scaling: RopeScaling::None }),
+        sliding: None,
+        query_pre_attn_scalar: head_dim as f64,
         attention_bias: biases,
         mlp_bias: biases,
         tie_word_embeddings: tied,
@@ -43,6 +45,35 @@ pub fn architecture(sizes: [usize; 7], tied: bool, biases: bool) -> Architecture
         bos_token_id: None,
         eos_token_id: Vec::new(),
         pad_token_id: None,
+    }
+}
+
+/// Small models of all families but Llama, with windows shorter than the rows, and untied and tied heads in turn.
+pub fn of_families() -> Vec<Architecture> {
+    let others = Family::ALL.into_iter().filter(|family| *family != Family::Llama);
+    others.enumerate().map(|(i, family)| of_family(family, i % 2 == 0)).collect()
+}
+
+fn of_family(family: Family, tied: bool) -> Architecture {
+    let sizes = if family == Family::Gpt2 { [15, 3, 3, 3, 5, 11, 29] } else { [7, 3, 4, 2, 6, 11, 29] };
+    let llama = architecture(sizes, tied, false);
+    let rope = Rope { theta: 100.0, scaling: RopeScaling::None };
+    Architecture {
+        family,
+        positions: match family {
+            Family::Gpt2 => Positions::Learned,
+            Family::Gemma3 => Positions::Rotary { full: rope, sliding: Rope { theta: 7.0, ..rope } },
+            _ => llama.positions,
+        },
+        sliding: match family.windows() {
+            Windows::Never => None,
+            Windows::AllLayers => Some(Sliding { window: 3, layers: vec![true; 3] }),
+            Windows::ByLayer => Some(Sliding { window: 2, layers: vec![true, false, true] }),
+        },
+        query_pre_attn_scalar: if family == Family::Gemma3 { 3.0 } else { llama.query_pre_attn_scalar },
+        attention_bias: family.attention_bias() != Biases::Never,
+        mlp_bias: family.mlp_bias() == Biases::Always,
+        ..llama
     }
 }
 

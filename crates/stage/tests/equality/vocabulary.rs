@@ -1,5 +1,6 @@
 //! The vocabulary sharded over all ranks against the unsplit model.
 
+use crate::plans::FAMILIES_TOLERANCE;
 use crate::reference::unsplit;
 use crate::setup::*;
 use architecture::Architecture;
@@ -105,9 +106,20 @@ fn start_on(
 /// Loss, gradients and norm of every schedule on every layout, and the loss of an evaluation. `loss_tolerance` is
 /// relative to the loss, or to 1.
 fn check(architecture: &Architecture, weights: &Tensors, rows: &Rows, n_microbatches: usize, tolerance: f64) {
+    check_on(&LAYOUTS, architecture, weights, rows, n_microbatches, tolerance);
+}
+
+fn check_on(
+    layouts: &[(&[usize], &[usize])],
+    architecture: &Architecture,
+    weights: &Tensors,
+    rows: &Rows,
+    n_microbatches: usize,
+    tolerance: f64,
+) {
     let wanted = unsplit(architecture, weights, rows, total_weight(std::slice::from_ref(rows)));
     let near = |found: f64| (found - wanted.loss).abs() <= tolerance * wanted.loss.abs().max(1.0);
-    for layout in LAYOUTS {
+    for &layout in layouts {
         for vocabulary in VOCABULARIES {
             for recompute in [Recompute::None, Recompute::Full] {
                 let mut pipeline = start_on(architecture, weights, layout, vocabulary, recompute);
@@ -139,6 +151,14 @@ fn untied() {
 fn tied() {
     let model = model(true);
     check(&model, &weights(&model), &batch(29, ROWS, 5), 3, TOLERANCE);
+}
+
+/// Every family: what is looked up in shards is scaled (Gemma 3) and given its positions (GPT-2) on the first stage.
+#[test]
+fn families() {
+    for model in of_families() {
+        check_on(&LAYOUTS[1..3], &model, &weights(&model), &batch(29, ROWS, 5), 3, FAMILIES_TOLERANCE);
+    }
 }
 
 /// With eight ranks and five rows, three shards are empty.

@@ -1,0 +1,200 @@
+//! One pass over a part's blocks: what they share, and the pieces that families are wired from.
+//!
+//! Shape letters: N = rows x tokens, R rows, T tokens, D hidden size, H heads, G key and value heads, E head dim.
+
+#![expect(non_snake_case, reason = "shape letters, legend above")]
+
+use crate::attention::{attention, hidden_keys};
+use crate::{Cache, Part, Rows, Tape, gemma3, gpt2, llama, olmo2, phi3, qwen3};
+use architecture::{Block, Family, Norm, Role, Rope};
+use burn::tensor::{Bool, Int, Tensor, TensorData};
+
+/// A pass over some blocks. Masks and angles are made once for all blocks that share them.
+pub(crate) struct Visit<'a> {
+    part: &'a Part,
+    rows: &'a Rows,
+    tape: &'a mut Tape,
+    cache: Option<&'a mut Cache>,
+    /// Hidden keys by window.
+    masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
+    /// Cosines and sines `[N, E / 2]` of every token's angles.
+    angles: Vec<(Rope, [Tensor<2>; 2])>,
+}
+
+impl<'a> Visit<'a> {
+    pub(crate) fn new(part: &'a Part, rows: &'a Rows, tape: &'a mut Tape, cache: Option<&'a mut Cache>) -> Self {
+        Self { part, rows, tape, cache, masks: Vec::new(), angles: Vec::new() }
+    }
+
+    /// The blocks before the head. An embedding is handed what was looked up.
+    pub(crate) fn apply(&mut self, hidden_ND: Tensor<2>) -> Tensor<2> {
+        let family = self.part.architecture().family;
+        self.part.blocks().iter().fold(hidden_ND, |hidden, block| match (*block, family) {
+            (Block::Embedding, Family::Gemma3) => gemma3::embedding(self, hidden),
+            (Block::Embedding, Family::Gpt2) => gpt2::embedding(self, hidden),
+            (Block::Embedding | Block::Head, _) => hidden,
+            (Block::Attention(layer), Family::Llama | Family::Mistral | Family::Qwen2) => {
+                llama::attention(self, layer, hidden)
+            }
+            (Block::Attention(layer), Family::Qwen3) => qwen3::attention(self, layer, hidden),
+            (Block::Attention(layer), Family::Gemma3) => gemma3::attention(self, layer, hidden),
+            (Block::Attention(layer), Family::Phi3) => phi3::attention(self, layer, hidden),
+            (Block::Attention(layer), Family::Gpt2) => gpt2::attention(self, layer, hidden),
+            (Block::Attention(layer), Family::Olmo2) => olmo2::attention(self, layer, hidden),
+            (Block::Mlp(layer), Family::Llama | Family::Mistral | Family::Qwen2 | Family::Qwen3) => {
+                llama::mlp(self, layer, hidden)
+            }
+            (Block::Mlp(layer), Family::Gemma3) => gemma3::mlp(self, layer, hidden),
+            (Block::Mlp(layer), Family::Phi3) => phi3::mlp(self, layer, hidden),
+            (Block::Mlp(layer), Family::Gpt2) => gpt2::mlp(self, layer, hidden),
+            (Block::Mlp(layer), Family::Olmo2) => olmo2::mlp(self, layer, hidden),
+        })
+    }
+
+    /// The norm before the head.
+    pub(crate) fn final_norm(&mut self, hidden_ND: Tensor<2>) -> Tensor<2> {
+        match self.part.architecture().family {
+            Family::Gpt2 => self.norm("transformer.ln_f", hidden_ND),
+            _ => self.norm("model.norm", hidden_ND),
+        }
+    }
+
+    /// Final norm, then logits `[N, vocab_size]`.
+    pub(crate) fn head(&mut self, hidden_ND: Tensor<2>) -> Tensor<2> {
+        let x_ND = self.final_norm(hidden_ND);
+        let matrix = self.part.architecture().vocabulary_matrix(Block::Head).expect("invariant: a head has a matrix");
+        self.product(&matrix.name, x_ND)
+    }
+
+    /// The family's norm over the last dimension, with the parameters under `name`.
+    pub(crate) fn norm(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
+        let config = self.part.architecture();
+        let scale = self.leaf(&format!("{name}.weight"));
+        match config.family.norm() {
+            Norm::Rms => kernels::rms_norm(x, scale, config.norm_eps),
+            Norm::RmsAroundOne => kernels::rms_norm(x, scale.add_scalar(1.0), config.norm_eps),
+            Norm::Layer => kernels::layer_norm(x, scale, self.leaf(&format!("{name}.bias")), config.norm_eps),
+        }
+    }
+
+    /// The family's norm of each head by itself.
+    ///
+    /// # Shapes
+    /// - x and result: `[N, heads E]`
+    pub(crate) fn norm_heads(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
+        let [n, width] = x.dims();
+        let e = self.part.architecture().head_dim;
+        self.norm(name, x.reshape([n * width / e, e])).reshape([n, width])
+    }
+
+    /// The product with the matrix under `name`, plus a bias where the model has one.
+    pub(crate) fn linear(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
+        let y = self.product(&format!("{name}.weight"), x);
+        let bias = format!("{name}.bias");
+        if self.part.parameters().iter().any(|parameter| parameter.weight.name == bias) {
+            y + self.leaf(&bias).unsqueeze::<2>()
+        } else {
+            y
+        }
+    }
+
+    /// Queries or keys turned by the angles of `layer`.
+    pub(crate) fn rotate(&mut self, layer: usize, x: Tensor<2>) -> Tensor<2> {
+        let rope = self.part.architecture().rope(layer).expect("invariant: the family's positions are rotary");
+        let known = self.angles.iter().find(|(known, _)| *known == rope).map(|(_, angles)| angles.clone());
+        let [cos, sin] = known.unwrap_or_else(|| {
+            let angles = angles(self.part, self.rows, rope);
+            self.angles.push((rope, angles.clone()));
+            angles
+        });
+        kernels::rope(x, cos, sin)
+    }
+
+    /// Attention of `layer` over its queries, keys and values, and those of earlier tokens.
+    ///
+    /// # Shapes
+    /// - q and result: `[N, H E]`; k, v: `[N, G E]`
+    pub(crate) fn attend(&mut self, layer: usize, [q, k, v]: [Tensor<2>; 3]) -> Tensor<2> {
+        let config = self.part.architecture();
+        let (heads, kv_heads, e) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let (r, t) = (self.rows.n_rows, self.rows.n_tokens);
+        let (window, scale) = (config.window(layer), config.attention_scale());
+        let by_head = |x: Tensor<2>, n_heads| x.reshape([r, t, n_heads, e]).swap_dims(1, 2);
+        let q_RHTE = by_head(q, heads);
+        let new = [by_head(k, kv_heads), by_head(v, kv_heads)];
+        let [k_RGTE, v_RGTE] = match &mut self.cache {
+            Some(cache) => cache.append(layer, new, window),
+            None => new,
+        };
+        let [_, _, n_keys, _] = k_RGTE.dims();
+        let hidden_keys = self.hidden_keys(window, n_keys - t);
+        let y_RHTE = attention(q_RHTE, k_RGTE, v_RGTE, hidden_keys, scale);
+        y_RHTE.swap_dims(1, 2).reshape([r * t, heads * e])
+    }
+
+    /// The rows of the table under `name` that stand at the tokens' positions.
+    ///
+    /// # Shapes
+    /// - result: `[N, D]`
+    pub(crate) fn at_positions(&mut self, name: &str) -> Tensor<2> {
+        let positions: Tensor<1, Int> =
+            Tensor::from_data(TensorData::new(self.rows.positions.clone(), [self.rows.n()]), self.part.device());
+        let d = self.part.architecture().hidden_size;
+        let table = self.leaf(&format!("{name}.weight"));
+        let [n] = table.dims();
+        table.reshape([n / d, d]).select(0, positions)
+    }
+
+    /// The model's width as a number.
+    pub(crate) fn width(&self) -> f64 {
+        self.part.architecture().hidden_size as f64
+    }
+
+    /// Widths of all query heads together, and of all key heads.
+    pub(crate) fn head_widths(&self) -> [usize; 2] {
+        let config = self.part.architecture();
+        [config.num_attention_heads, config.num_key_value_heads].map(|heads| heads * config.head_dim)
+    }
+
+    fn product(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
+        let index = self.part.index(name);
+        let parameter = &self.part.parameters()[index];
+        let matrix = match parameter.weight.role {
+            Role::TransposedMatrix => parameter.matrix().transpose(),
+            _ => parameter.matrix(),
+        };
+        self.tape.linear(x, matrix, index)
+    }
+
+    fn leaf(&mut self, name: &str) -> Tensor<1> {
+        let index = self.part.index(name);
+        self.tape.leaf(index, self.part.parameters()[index].value.clone())
+    }
+
+    fn hidden_keys(&mut self, window: Option<usize>, n_past: usize) -> Tensor<4, Bool> {
+        if let Some((_, mask)) = self.masks.iter().find(|(known, _)| *known == window) {
+            return mask.clone();
+        }
+        let mask = hidden_keys(self.rows, n_past, window, self.part.device());
+        self.masks.push((window, mask.clone()));
+        mask
+    }
+}
+
+/// Columns of a product with several matrices in one.
+pub(crate) fn split<const N: usize>(x: Tensor<2>, widths: [usize; N]) -> [Tensor<2>; N] {
+    let mut start = 0;
+    widths.map(|width| {
+        start += width;
+        x.clone().narrow(1, start - width, width)
+    })
+}
+
+/// Cosines and sines of every token's rotary angles, `[N, E / 2]` each.
+fn angles(part: &Part, rows: &Rows, rope: Rope) -> [Tensor<2>; 2] {
+    let frequencies = rope.inverse_frequencies(part.architecture().head_dim);
+    let shape = [rows.n(), frequencies.len()];
+    let angles = rows.positions.iter().flat_map(|&position| frequencies.iter().map(move |f| f64::from(position) * f));
+    let (sin, cos): (Vec<f32>, Vec<f32>) = angles.map(|a| (a.sin() as f32, a.cos() as f32)).unzip();
+    [cos, sin].map(|data| Tensor::from_data(TensorData::new(data, shape), part.device()))
+}
