@@ -13,6 +13,8 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
+/// What older folders have instead.
+const SENTENCEPIECE: &str = "tokenizer.model";
 
 const HEAD: &str = "lm_head.weight";
 
@@ -55,7 +57,7 @@ impl Folder {
         let architecture = architecture::from_config_json(&config)
             .map_err(|source| CheckpointError::Architecture { path: config_path, source })?;
         let generation = Generation::read(path, &architecture)?;
-        let tokenizer = Some(path.join(TOKENIZER)).filter(|tokenizer| tokenizer.is_file());
+        let tokenizer = [TOKENIZER, SENTENCEPIECE].map(|name| path.join(name)).into_iter().find(|file| file.is_file());
         let Weights { listing, files, places } = Weights::open(path)?;
         let left_out = left_out(&architecture, &places);
         let folder = Self { path: path.to_owned(), architecture, generation, tokenizer, files, places, left_out };
@@ -78,7 +80,7 @@ impl Folder {
         &self.generation
     }
 
-    /// The folder's `tokenizer.json`, if it has one.
+    /// The folder's `tokenizer.json`, or else its SentencePiece model `tokenizer.model`, if it has one.
     pub fn tokenizer_path(&self) -> Option<&Path> {
         self.tokenizer.as_deref()
     }

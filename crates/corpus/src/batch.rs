@@ -17,6 +17,8 @@ pub struct Batch {
     pub documents: Vec<i32>,
     /// 1 where the target counts, 0 where it does not.
     pub weights: Vec<f32>,
+    /// The source that each row comes from, by its index.
+    pub sources: Vec<usize>,
 }
 
 impl Batch {
@@ -30,6 +32,7 @@ impl Batch {
             positions: Vec::with_capacity(entries),
             documents: Vec::with_capacity(entries),
             weights: Vec::with_capacity(entries),
+            sources: Vec::with_capacity(rows),
         }
     }
 
@@ -55,6 +58,7 @@ impl Batch {
             positions: self.positions[entries.clone()].to_vec(),
             documents: self.documents[entries.clone()].to_vec(),
             weights: self.weights[entries].to_vec(),
+            sources: self.sources[index * rows..(index + 1) * rows].to_vec(),
         }
     }
 }

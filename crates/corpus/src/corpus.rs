@@ -1,28 +1,50 @@
 //! From paths to token streams in one call.
 
-use crate::cache::{self, Found};
-use crate::{
-    Cached, CorpusError, Document, Result, Split, Tokenizer, Tokens, Yardsticks, embedded_documents, read_documents,
-    split,
-};
-use std::path::{Path, PathBuf};
+use crate::files::no_text;
+use crate::material::{Material, train_tokenizer};
+use crate::{Cached, CorpusError, Result, TokenWidth, Tokenizer, Tokens, Yardsticks};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// What a corpus is made from.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CorpusOptions {
-    /// Files and folders; empty for the embedded text.
-    pub paths: Vec<PathBuf>,
-    /// The field of a JSON Lines object that holds the text.
-    pub field: String,
+    /// Where text comes from; empty for the embedded text.
+    pub sources: Vec<SourceOptions>,
     /// Where the tokenizer comes from.
     pub tokenizer: TokenizerChoice,
-    /// Share of documents, by size, that validates; in (0, 1).
+    /// Share of each source's documents, by size, that validates; in (0, 1).
     pub validation_fraction: f64,
     /// Decides which documents validate.
     pub seed: u64,
     /// Where tokens and trained tokenizers are kept between runs; created when missing.
     pub cache_folder: PathBuf,
+}
+
+/// Files that belong together: a share of the training rows, and a loss of their own.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceOptions {
+    /// What it is called in metrics.
+    pub name: String,
+    /// Files and folders.
+    pub paths: Vec<PathBuf>,
+    /// What is in them.
+    pub content: Content,
+    /// Its share of the training rows, in relation to the other sources' weights. Where no source has one, rows are
+    /// drawn as the training tokens are spread.
+    pub weight: Option<f64>,
+}
+
+/// What the files of a source hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Plain text, JSON Lines, Parquet; see [`read_documents`](crate::read_documents).
+    Text {
+        /// The field of a JSON Lines object, or the Parquet column, that holds the text.
+        field: String,
+    },
+    /// Token ids, every document ended by the tokenizer's end of text.
+    Tokens(TokenWidth),
 }
 
 /// Tokenizer.
@@ -33,7 +55,7 @@ pub enum TokenizerChoice {
         /// Entries wanted, special tokens and bytes included.
         vocab_size: usize,
     },
-    /// A `tokenizer.json`.
+    /// A `tokenizer.json` or a SentencePiece model.
     File(PathBuf),
 }
 
@@ -42,59 +64,67 @@ pub enum TokenizerChoice {
 pub struct Corpus {
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
+    /// At least one, in the order given.
+    pub sources: Vec<Source>,
+}
+
+/// One source, split and tokenized.
+#[derive(Debug)]
+pub struct Source {
+    /// What it is called in metrics.
+    pub name: String,
+    /// Its share of the training rows; all shares add up to 1.
+    pub weight: f64,
     /// Tokens to train on.
     pub train: Arc<Tokens>,
     /// Tokens held back.
     pub validation: Arc<Tokens>,
-    /// The validation documents' texts, joined without separator.
-    pub validation_text: String,
-    /// Sizes of both sides.
-    pub statistics: Statistics,
+    /// What became of the cache of both.
+    pub cached: [Cached; 2],
 }
 
-/// Sizes of a corpus.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Statistics {
-    /// What is trained on.
-    pub train: SplitStatistics,
-    /// What is held back.
-    pub validation: SplitStatistics,
-}
-
-/// Sizes of one side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SplitStatistics {
-    /// Documents.
-    pub documents: usize,
-    /// Bytes of their texts.
-    pub bytes: u64,
-    /// Tokens, end-of-text tokens included.
-    pub tokens: usize,
-    /// Whether the tokens were found in the cache.
-    pub cached: Cached,
-}
+/// Name of a source that has none.
+pub const ONLY_SOURCE: &str = "text";
 
 impl Corpus {
-    /// Reads the text, splits it by document, trains or loads the tokenizer, and encodes both sides or finds them cached.
+    /// Reads the sources, splits each by document, trains or loads the tokenizer, and encodes both sides or finds them
+    /// cached. Reads a text up to three times (split, tokenizer, tokens) in memory that does not grow with it; of a text
+    /// that was read before, only the files' hashes are checked.
     ///
     /// # Errors
     /// Every [`CorpusError`] but those of rows ([`TooShort`](CorpusError::TooShort), [`EmptyRow`](CorpusError::EmptyRow))
     /// and of yardsticks.
     pub fn open(options: &CorpusOptions) -> Result<Corpus> {
-        let documents = match options.paths.as_slice() {
-            [] => embedded_documents(),
-            paths => read_documents(paths, &options.field)?,
+        check(&options.sources)?;
+        let n_sources = options.sources.len();
+        let materials = match options.sources.as_slice() {
+            [] => vec![Material::embedded(options)?],
+            sources => {
+                let material =
+                    |source: &SourceOptions| CorpusError::told(Material::new(source, options), &source.name, n_sources);
+                sources.iter().map(material).collect::<Result<_>>()?
+            }
         };
-        let Split { train, validation } = split(documents, options.validation_fraction, options.seed)?;
         let tokenizer = match &options.tokenizer {
-            TokenizerChoice::Train { vocab_size } => trained(&train, *vocab_size, &options.cache_folder)?,
             TokenizerChoice::File(path) => Tokenizer::from_file(path)?,
+            TokenizerChoice::Train { vocab_size } => train_tokenizer(&materials, *vocab_size, options)?,
         };
-        let (train, train_statistics) = side(&train, &tokenizer, &options.cache_folder)?;
-        let validation_text = validation.iter().map(|document| document.text.as_str()).collect();
-        let (validation, validation_statistics) = side(&validation, &tokenizer, &options.cache_folder)?;
-        let statistics = Statistics { train: train_statistics, validation: validation_statistics };
-        Ok(Corpus { tokenizer, train, validation, validation_text, statistics })
+        let mut sources = Vec::with_capacity(materials.len());
+        for material in materials {
+            let sides = material.tokens(&tokenizer, &options.cache_folder);
+            let [(train, train_cached), (validation, validation_cached)] =
+                CorpusError::told(sides, &material.name, n_sources)?;
+            sources.push(Source {
+                name: material.name,
+                weight: material.weight.unwrap_or(train.len() as f64),
+                train: Arc::new(train),
+                validation: Arc::new(validation),
+                cached: [train_cached, validation_cached],
+            });
+        }
+        let total: f64 = sources.iter().map(|source| source.weight).sum();
+        sources.iter_mut().for_each(|source| source.weight /= total);
+        Ok(Corpus { tokenizer, sources })
     }
 
     /// What a model must beat on the validation text.
@@ -102,32 +132,29 @@ impl Corpus {
     /// # Errors
     /// As [`Yardsticks::measure`].
     pub fn yardsticks(&self) -> Result<Yardsticks> {
-        Yardsticks::measure(&self.validation_text, &self.validation)
+        let sources: Vec<(f64, &Tokens)> =
+            self.sources.iter().map(|source| (source.weight, &*source.validation)).collect();
+        Yardsticks::measure(&sources, &self.tokenizer)
     }
 }
 
-fn side(documents: &[Document], tokenizer: &Tokenizer, folder: &Path) -> Result<(Arc<Tokens>, SplitStatistics)> {
-    let (tokens, cached) = Tokens::open(documents, tokenizer, folder)?;
-    let statistics =
-        SplitStatistics { documents: tokens.documents(), bytes: tokens.bytes(), tokens: tokens.len(), cached };
-    Ok((Arc::new(tokens), statistics))
-}
-
-/// The tokenizer trained on `documents`, from the cache when it was trained before.
-fn trained(documents: &[Document], vocab_size: usize, folder: &Path) -> Result<Tokenizer> {
-    let mut hasher = blake3::Hasher::new_derive_key("millstream corpus: byte-level BPE tokenizer 1");
-    hasher.update(&(vocab_size as u64).to_le_bytes());
-    for document in documents {
-        hasher.update(&(document.text.len() as u64).to_le_bytes()).update(document.text.as_bytes());
+/// Names and weights.
+fn check(sources: &[SourceOptions]) -> Result<()> {
+    for (index, source) in sources.iter().enumerate() {
+        let name = || source.name.clone();
+        if sources[..index].iter().any(|earlier| earlier.name == source.name) {
+            return Err(CorpusError::SameName { name: name() });
+        }
+        if let Some(found) = source.weight.filter(|weight| !(weight.is_finite() && *weight > 0.0)) {
+            return Err(CorpusError::Weight { name: name(), found });
+        }
+        if source.weight.is_some() != sources[0].weight.is_some() {
+            let without = sources.iter().find(|source| source.weight.is_none());
+            return Err(CorpusError::SomeWeights { name: without.unwrap_or(source).name.clone() });
+        }
+        if source.paths.is_empty() {
+            return Err(no_text(&source.paths));
+        }
     }
-    let key = hasher.finalize();
-    let path = folder.join(format!("tokenizer-{}.bin", &key.to_hex()[..16]));
-    let unusable = |source| CorpusError::Cache { path: path.clone(), source };
-    if let Found::Valid(sealed) = cache::open(&path, &key).map_err(unusable)? {
-        let json = std::str::from_utf8(sealed.payload()).expect("invariant: sealed as text");
-        return Tokenizer::from_json(json, "the cache");
-    }
-    let tokenizer = Tokenizer::train(documents, vocab_size)?;
-    cache::write(&path, &key, tokenizer.to_json().as_bytes()).map_err(unusable)?;
-    Ok(tokenizer)
+    Ok(())
 }

@@ -45,8 +45,8 @@ pub enum CorpusError {
     NotUtf8 {
         /// Which file.
         path: PathBuf,
-        /// First offending byte, counted from 0.
-        offset: usize,
+        /// First offending byte, counted from 0; of a compressed file, in its text.
+        offset: u64,
         /// Its line, counted from 1.
         line: usize,
     },
@@ -90,6 +90,160 @@ pub enum CorpusError {
         /// What it holds.
         found: &'static str,
     },
+    /// A line too long to be held in memory.
+    #[error("{}:{line}: the line is longer than {most} bytes; a JSON Lines file has one object per line", path.display())]
+    LineTooLong {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 1.
+        line: usize,
+        /// Bytes allowed.
+        most: u64,
+    },
+    /// Compressed data that cannot be read to their end.
+    #[error(
+        "{}: the {format} data are damaged or cut off after {n_good} bytes of text; compress or download the file again",
+        path.display()
+    )]
+    Compressed {
+        /// Which file.
+        path: PathBuf,
+        /// Of the compression.
+        format: &'static str,
+        /// Text bytes before.
+        n_good: u64,
+        /// What the decompressor says.
+        source: io::Error,
+    },
+    /// A Parquet file inside another compression.
+    #[error("{}: a Parquet file compressed as a whole cannot be read; decompress it (its pages are compressed already)", path.display())]
+    CompressedParquet {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// Not a sound Parquet file, or one written as we do not read it.
+    #[error("{place} cannot be read as a Parquet file: {problem}")]
+    Parquet {
+        /// Which file.
+        place: String,
+        /// What is wrong, and where.
+        problem: String,
+    },
+    /// A Parquet file without the chosen column.
+    #[error("{place}: no column `{column}`; this file has {}: choose one of them as the text field", list(columns))]
+    MissingColumn {
+        /// Which file.
+        place: String,
+        /// The column wanted.
+        column: String,
+        /// The columns present.
+        columns: Vec<String>,
+    },
+    /// A Parquet column that holds no text.
+    #[error("{place}: column `{column}` holds {found}, but the text must be strings; choose another field")]
+    ColumnNotText {
+        /// Which file.
+        place: String,
+        /// The column wanted.
+        column: String,
+        /// What it holds.
+        found: &'static str,
+    },
+    /// A string of a Parquet column that is not UTF-8.
+    #[error("{place}: the text of row {row} is not UTF-8; write the column again as strings")]
+    RowNotUtf8 {
+        /// Which file.
+        place: String,
+        /// Counted from 1.
+        row: u64,
+    },
+    /// A file of token ids that does not divide into them.
+    #[error(
+        "{}: {n_bytes} bytes do not divide into token ids of {width} bytes; the file is cut off, has a header, or its ids \
+         have another width (`tokens` of the source)",
+        path.display()
+    )]
+    TokenFileLength {
+        /// Which file.
+        path: PathBuf,
+        /// Its size.
+        n_bytes: u64,
+        /// Bytes of an id.
+        width: usize,
+    },
+    /// A file of token ids with one that the tokenizer does not know.
+    #[error(
+        "{}: token {index}, at byte {offset}, is {id}, but the vocabulary has {vocab_size} entries; the ids come from \
+         another tokenizer, have another width (`tokens` of the source), or follow a header",
+        path.display()
+    )]
+    TokenOutOfVocabulary {
+        /// Which file.
+        path: PathBuf,
+        /// Counted from 0.
+        index: u64,
+        /// The byte it starts at.
+        offset: u64,
+        /// The id.
+        id: u32,
+        /// Ids run from 0 to this, excluded.
+        vocab_size: usize,
+    },
+    /// A file of token ids that ends within a document.
+    #[error(
+        "{}: its last token is {last}, but a document ends with {end_of_text} (`{name}`); append that token, or name the \
+         tokenizer that the file was made with",
+        path.display()
+    )]
+    NoDocumentEnd {
+        /// Which file.
+        path: PathBuf,
+        /// The last id.
+        last: u32,
+        /// The id that ends a document.
+        end_of_text: u32,
+        /// Its spelling.
+        name: String,
+    },
+    /// A tokenizer to be trained where the text is tokens already.
+    #[error("source `{name}` holds token ids, so the tokenizer that made them must be named; set tokenizer.file")]
+    TokensNeedTokenizer {
+        /// Of the source.
+        name: String,
+    },
+    /// Two sources of one name.
+    #[error("two sources are called `{name}`; give each its own name")]
+    SameName {
+        /// Theirs.
+        name: String,
+    },
+    /// A weight that is no share.
+    #[error(
+        "the weight of source `{name}` is {found}, but it must be a finite number above 0; leave a source out to give it none"
+    )]
+    Weight {
+        /// Of the source.
+        name: String,
+        /// As given.
+        found: f64,
+    },
+    /// Weights for some sources only.
+    #[error("source `{name}` has no weight but others have; give all sources one or none")]
+    SomeWeights {
+        /// Of the source.
+        name: String,
+    },
+    /// A text that was changed between two passes.
+    #[error("the text changed while it was read; start again")]
+    Changed,
+    /// Any of these, in one source of several.
+    #[error("source `{name}`: {source}")]
+    InSource {
+        /// Of the source.
+        name: String,
+        /// What is wrong with it.
+        source: Box<CorpusError>,
+    },
     /// A validation fraction outside (0, 1).
     #[error("the validation fraction is {found}, but it must lie between 0 and 1, both excluded; 0.05 is common")]
     ValidationFraction {
@@ -98,13 +252,13 @@ pub enum CorpusError {
     },
     /// A text that cannot be split.
     #[error(
-        "the text is a single document of {bytes} bytes, but training and validation need at least one each; add text \
-         (plain files are cut into documents of about {} KiB at blank lines)",
+        "the text is a single document ({bytes} bytes, repetitions included), but training and validation need at least \
+         one each; add text (plain files are cut into documents of about {} KiB at blank lines)",
         crate::document::DOCUMENT_BYTES / 1024
     )]
     OneDocument {
         /// Its size.
-        bytes: usize,
+        bytes: u64,
     },
     /// Fewer tokens than one training row needs.
     #[error(
@@ -137,6 +291,14 @@ pub enum CorpusError {
         /// What the parser says.
         problem: String,
     },
+    /// A SentencePiece model that cannot be used.
+    #[error("{place} cannot be used as a SentencePiece model: {problem}")]
+    SentencePiece {
+        /// File or other origin.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// A tokenizer without a known end of document.
     #[error(
         "the tokenizer of {place} names no end-of-text token: there is no `eos_token` of its vocabulary in a \
@@ -148,6 +310,32 @@ pub enum CorpusError {
         place: String,
         /// Names looked for.
         wanted: Vec<String>,
+    },
+    /// A `tokenizer_config.json` that cannot be used.
+    #[error("{place}: {problem}; mend the file or take it away")]
+    TokenizerConfig {
+        /// The file, and where in it.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A chat template that is none, or that fails on a conversation.
+    #[error("{place}:{line}: the chat template cannot be used: {problem}")]
+    ChatTemplate {
+        /// Its origin.
+        place: String,
+        /// Of the template, counted from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A conversation that the chat template does not allow.
+    #[error("the chat template refuses this conversation: {message} ({place})")]
+    ChatRefused {
+        /// Its origin.
+        place: String,
+        /// What it says.
+        message: String,
     },
     /// An id that the vocabulary does not hold.
     #[error("token {id} is outside the vocabulary of {vocab_size} entries; the ids come from another tokenizer")]
@@ -179,6 +367,16 @@ pub enum CorpusError {
         /// Why.
         source: io::Error,
     },
+}
+
+impl CorpusError {
+    /// The result with the name of its source, where there are several.
+    pub(crate) fn told<T>(result: crate::Result<T>, name: &str, n_sources: usize) -> crate::Result<T> {
+        match n_sources {
+            0 | 1 => result,
+            _ => result.map_err(|source| CorpusError::InSource { name: name.to_owned(), source: Box::new(source) }),
+        }
+    }
 }
 
 fn list(names: &[String]) -> String {

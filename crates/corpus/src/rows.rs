@@ -88,24 +88,29 @@ impl TrainingRows {
     /// # Panics
     /// If the cursor's row is not below [`rows_per_epoch`](Self::rows_per_epoch): it belongs to another text or sequence length.
     pub fn batch(&mut self, cursor: Cursor, rows: usize) -> (Batch, Cursor) {
+        let mut batch = Batch::with_capacity(rows, self.packing.sequence_length);
+        let mut cursor = cursor;
+        for _ in 0..rows {
+            cursor = self.push(&mut batch, cursor);
+        }
+        (batch, cursor)
+    }
+
+    /// Appends the row at `cursor` and yields the cursor after it.
+    pub(crate) fn push(&mut self, batch: &mut Batch, cursor: Cursor) -> Cursor {
         let rows_per_epoch = self.rows_per_epoch();
         assert!(cursor.row < rows_per_epoch, "cursor at row {} of {rows_per_epoch}", cursor.row);
         let sequence_length = self.packing.sequence_length;
-        let mut batch = Batch::with_capacity(rows, sequence_length);
-        let mut cursor = cursor;
-        for _ in 0..rows {
-            if self.epoch.epoch != cursor.epoch {
-                self.epoch = Epoch::draw(self.seed, cursor.epoch, &self.tokens, sequence_length);
-            }
-            let row = self.epoch.order[cursor.row as usize] as usize;
-            let start = (self.epoch.offset + row * sequence_length) % self.tokens.len();
-            push_row(&mut batch, &self.tokens, self.packing, start, sequence_length);
-            cursor = match cursor.row + 1 == rows_per_epoch {
-                true => Cursor { epoch: cursor.epoch + 1, row: 0 },
-                false => Cursor { epoch: cursor.epoch, row: cursor.row + 1 },
-            };
+        if self.epoch.epoch != cursor.epoch {
+            self.epoch = Epoch::draw(self.seed, cursor.epoch, &self.tokens, sequence_length);
         }
-        (batch, cursor)
+        let row = self.epoch.order[cursor.row as usize] as usize;
+        let start = (self.epoch.offset + row * sequence_length) % self.tokens.len();
+        push_row(batch, &self.tokens, self.packing, start, sequence_length);
+        match cursor.row + 1 == rows_per_epoch {
+            true => Cursor { epoch: cursor.epoch + 1, row: 0 },
+            false => Cursor { epoch: cursor.epoch, row: cursor.row + 1 },
+        }
     }
 }
 
@@ -170,32 +175,25 @@ impl ValidationRows {
 
 /// Appends the row of `inputs` inputs at `start` of the ring, padded to the sequence length.
 fn push_row(batch: &mut Batch, tokens: &Tokens, packing: Packing, start: usize, inputs: usize) {
-    let ring = tokens.len();
     let isolated = packing.borders == Borders::Isolated;
-    let mut index = start;
-    let mut document = tokens.document_of(start);
-    let mut document_end = tokens.document(document).end;
+    let mut walk = tokens.walk(start);
+    let (mut id, _) = walk.next();
     let (mut position, mut border_count) = (0, 0);
     for place in 0..inputs {
-        index += 1;
-        let opens_document = index == document_end;
-        if opens_document {
-            document = (document + 1) % tokens.documents();
-            document_end = tokens.document(document).end;
-            index %= ring;
-            if isolated && place > 0 {
-                position = 0;
-                border_count += 1;
-            }
+        let (target, opens_document) = walk.next();
+        if opens_document && isolated && place > 0 {
+            position = 0;
+            border_count += 1;
         }
-        batch.ids.push(tokens.get((index + ring - 1) % ring) as i32);
-        batch.targets.push(tokens.get(index) as i32);
+        batch.ids.push(id as i32);
+        batch.targets.push(target as i32);
         batch.positions.push(position);
         batch.documents.push(border_count);
         batch.weights.push(1.0);
         position += 1;
+        id = target;
     }
-    let end_of_text = tokens.get(ring - 1) as i32;
+    let end_of_text = tokens.get(tokens.len() - 1) as i32;
     if isolated && inputs > 0 {
         position = 0;
         border_count += 1;
@@ -209,4 +207,5 @@ fn push_row(batch: &mut Batch, tokens: &Tokens, packing: Packing, start: usize, 
         position += 1;
     }
     batch.rows += 1;
+    batch.sources.push(0);
 }

@@ -1,9 +1,11 @@
-//! The tokenizer: byte-level BPE trained here, or any `tokenizer.json`.
+//! The tokenizer: byte-level BPE trained here, any `tokenizer.json`, or a SentencePiece model.
 
-use crate::{CorpusError, Document, Result, TextStream};
+use crate::sentencepiece::{self, BeginOfText};
+use crate::{CorpusError, Document, DocumentEncoder, Result, TextStream};
 use serde_json::{Value, json};
 use std::path::Path;
 use tokenizers::AddedToken;
+use tokenizers::ModelWrapper;
 use tokenizers::decoders::DecoderWrapper;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
@@ -34,6 +36,18 @@ impl Tokenizer {
     /// # Errors
     /// A vocabulary of under 257 entries.
     pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
+        Tokenizer::train_on(documents.iter().map(|document| document.text.as_str()), vocab_size)
+    }
+
+    /// As [`train`](Self::train), on texts that come one at a time and are not kept. The memory grows with their
+    /// distinct words.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train).
+    pub fn train_on<S: AsRef<str> + Send>(
+        texts: impl Iterator<Item = S> + Send,
+        vocab_size: usize,
+    ) -> Result<Tokenizer> {
         let alphabet = ByteLevel::alphabet();
         let least = alphabet.len() + 1;
         if vocab_size < least {
@@ -52,11 +66,12 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(BPE::default());
         inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
         inner.with_decoder(Some(ByteLevel::default()));
-        inner.train(&mut trainer, documents.iter().map(|document| document.text.as_str())).map_err(failed)?;
+        inner.train(&mut trainer, texts).map_err(failed)?;
         Tokenizer::from_json(&inner.to_string(false).map_err(failed)?, "the training text")
     }
 
-    /// Loads a `tokenizer.json`; `eos_token` is taken from a `tokenizer_config.json` beside it, if there is one.
+    /// Loads a `tokenizer.json`, or with the ending `.model` a SentencePiece model; `eos_token` is taken from a
+    /// `tokenizer_config.json` beside it, if there is one.
     ///
     /// # Errors
     /// A missing or unreadable file, one that is no tokenizer, or no known end of text.
@@ -66,19 +81,43 @@ impl Tokenizer {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(source) => Err(CorpusError::Read { path: path.to_owned(), source }),
         };
-        let json = read(path)?.ok_or_else(|| CorpusError::Missing { path: path.to_owned() })?;
+        let bytes = read(path)?.ok_or_else(|| CorpusError::Missing { path: path.to_owned() })?;
         let config_path = path.with_file_name("tokenizer_config.json");
-        let named = match read(&config_path)? {
-            None => None,
-            Some(config) => end_of_text_named(&config).map_err(|error| CorpusError::TokenizerFile {
+        let config: Value = match read(&config_path)? {
+            None => Value::Null,
+            Some(config) => serde_json::from_slice(&config).map_err(|error| CorpusError::TokenizerConfig {
                 place: config_path.display().to_string(),
                 problem: error.to_string(),
             })?,
         };
         let place = path.display().to_string();
-        let json = String::from_utf8(json)
+        let named = end_of_text_named(&config);
+        if path.extension().is_some_and(|extension| extension == "model") {
+            let begin = match config["add_bos_token"].as_bool() {
+                Some(false) => BeginOfText::LeftOut,
+                Some(true) | None => BeginOfText::Added,
+            };
+            return Tokenizer::parse_sentencepiece(&bytes, &place, named, begin);
+        }
+        let json = String::from_utf8(bytes)
             .map_err(|error| CorpusError::TokenizerFile { place: place.clone(), problem: error.to_string() })?;
         Tokenizer::parse(json, &place, named)
+    }
+
+    /// Converts a SentencePiece model, Unigram or BPE; `place` names its origin in errors. Encodes and decodes as the
+    /// model does, but for two things: user-defined symbols of a BPE model split the text before it is normalised, and
+    /// the `tokenizers` library applies the character map to user-perceived characters and not to the longest match.
+    ///
+    /// # Errors
+    /// [`CorpusError::SentencePiece`] for bytes that are no such model, or one that cannot be converted.
+    pub fn from_sentencepiece(bytes: &[u8], place: &str) -> Result<Tokenizer> {
+        Tokenizer::parse_sentencepiece(bytes, place, None, BeginOfText::Added)
+    }
+
+    fn parse_sentencepiece(bytes: &[u8], place: &str, named: Option<String>, begin: BeginOfText) -> Result<Tokenizer> {
+        let unusable = |problem| CorpusError::SentencePiece { place: place.to_owned(), problem };
+        let (json, end) = sentencepiece::to_tokenizer_json(bytes, begin).map_err(unusable)?;
+        Tokenizer::parse(json, place, named.or(end))
     }
 
     /// Loads the text of a `tokenizer.json`; `place` names its origin in errors.
@@ -141,15 +180,36 @@ impl Tokenizer {
     /// # Errors
     /// As [`encode`](Self::encode).
     pub fn encode_documents(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
-        // A control token written out in a text is text: one polluted file must not end documents in their middle.
-        let mut plain = self.inner.clone();
-        plain.set_encode_special_tokens(true);
-        let encodings = plain.encode_batch_fast(texts.to_vec(), false).map_err(encoding_failed)?;
-        let document = |encoding: tokenizers::Encoding| {
-            let ids = encoding.get_ids().iter().copied();
-            self.begin_of_text.into_iter().chain(ids).chain([self.end_of_text]).collect()
-        };
-        Ok(encodings.into_iter().map(document).collect())
+        self.document_encoder().encode(texts)
+    }
+
+    /// As [`encode_documents`](Self::encode_documents), for many calls.
+    pub fn document_encoder(&self) -> DocumentEncoder {
+        DocumentEncoder::new(self, &self.inner)
+    }
+
+    /// How text is cut into tokens: `BPE`, `Unigram`, `WordPiece` or `WordLevel`.
+    pub fn algorithm(&self) -> &'static str {
+        match self.inner.get_model() {
+            ModelWrapper::BPE(_) => "BPE",
+            ModelWrapper::Unigram(_) => "Unigram",
+            ModelWrapper::WordPiece(_) => "WordPiece",
+            ModelWrapper::WordLevel(_) => "WordLevel",
+        }
+    }
+
+    /// Special tokens by id.
+    pub fn special_tokens(&self) -> Vec<(u32, String)> {
+        let added = self.inner.get_added_tokens_decoder();
+        let special = added.iter().filter(|(_, token)| token.special);
+        let mut special: Vec<(u32, String)> = special.map(|(&id, token)| (id, token.content.clone())).collect();
+        special.sort_unstable();
+        special
+    }
+
+    /// The spelling of a token.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
     }
 
     /// The text of `ids`, special tokens left out; bytes that are no UTF-8 become `U+FFFD`.
@@ -208,10 +268,9 @@ impl Tokenizer {
 }
 
 /// `eos_token` of a `tokenizer_config.json`: a string, or an object with `content`.
-fn end_of_text_named(config: &[u8]) -> serde_json::Result<Option<String>> {
-    let config: Value = serde_json::from_slice(config)?;
+fn end_of_text_named(config: &Value) -> Option<String> {
     let token = &config["eos_token"];
-    Ok(token.as_str().or(token["content"].as_str()).map(str::to_owned))
+    token.as_str().or(token["content"].as_str()).map(str::to_owned)
 }
 
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
@@ -222,6 +281,6 @@ fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     }
 }
 
-fn encoding_failed(source: tokenizers::Error) -> CorpusError {
+pub(crate) fn encoding_failed(source: tokenizers::Error) -> CorpusError {
     CorpusError::Tokenizer { doing: "encoding text", source }
 }

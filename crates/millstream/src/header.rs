@@ -3,6 +3,7 @@
 use crate::report::StageSummary;
 use crate::units::{bytes, count, percent, seconds};
 use architecture::{Architecture, Block};
+use corpus::Source;
 use mesh::{Rank, Stage};
 use std::fmt::Write;
 use std::path::Path;
@@ -11,28 +12,28 @@ use train::{Settings, Trainer};
 /// The header's lines, line breaks included.
 pub fn header(settings: &Settings, trainer: &Trainer, folder: &Path) -> String {
     let (architecture, plan, corpus) = (trainer.architecture(), trainer.plan(), trainer.corpus());
-    let (text, n_ranks) = (&corpus.statistics, plan.spec.stage_map.n_ranks());
+    let n_ranks = plan.spec.stage_map.n_ranks();
     let mut lines = String::new();
     let mut line = |name: &str, value: String| {
         writeln!(lines, "{name:<11}{value}").expect("invariant: text takes text");
     };
     line("millstream", format!("{}, run in {}", env!("CARGO_PKG_VERSION"), folder.display()));
     line("model", model(architecture));
-    let source = match settings.data.paths.as_slice() {
-        [] => "the Jargon File 4.4.7 (embedded)".to_owned(),
-        paths => paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", "),
-    };
-    line("text", source);
-    line(
-        "",
-        format!(
-            "{} tokens in {} documents to train on, {} in {} to validate",
-            count(text.train.tokens as u64),
-            text.train.documents,
-            count(text.validation.tokens as u64),
-            text.validation.documents
-        ),
-    );
+    for (index, source) in corpus.sources.iter().enumerate() {
+        let heading = |heading| if index == 0 { heading } else { "" };
+        line(heading("text"), where_from(settings, source));
+        let (train, validation) = (&source.train, &source.validation);
+        line(
+            "",
+            format!(
+                "{} tokens in {} documents to train on, {} in {} to validate",
+                count(train.len() as u64),
+                train.documents(),
+                count(validation.len() as u64),
+                validation.documents()
+            ),
+        );
+    }
     let batch = &settings.batch;
     line(
         "step",
@@ -74,6 +75,18 @@ pub fn header(settings: &Settings, trainer: &Trainer, folder: &Path) -> String {
         ),
     );
     lines
+}
+
+/// A source in words: its files, and among several its name and share.
+fn where_from(settings: &Settings, source: &Source) -> String {
+    let Some(options) = settings.data.sources.iter().find(|options| options.name == source.name) else {
+        return "the Jargon File 4.4.7 (embedded)".to_owned();
+    };
+    let paths = options.paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    match settings.data.sources.len() {
+        1 => paths,
+        _ => format!("{} ({} of the rows): {paths}", source.name, percent(source.weight)),
+    }
 }
 
 /// What lies where, in words and numbers.

@@ -33,7 +33,7 @@ pub struct Request {
 ///
 /// A key that is given nowhere has the default that `docs/run-file.md` names, or is reported as missing. Relative paths
 /// count from the current folder. Where two keys exclude each other (`model.from` and the model's sizes, the two kinds
-/// of tokenizer), the upper layer's choice takes the lower layer's out.
+/// of tokenizer, `data.paths` and `data.sources`), the upper layer's choice takes the lower layer's out.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place: text that is no TOML, unknown and missing keys, values of the wrong
@@ -124,11 +124,19 @@ fn put_over(lower: &mut Table, upper: Table) {
     } else if sizes && let Some(model) = section_mut(lower, "model") {
         model.remove("from");
     }
-    for (chosen, other) in [("file", "vocab_size"), ("vocab_size", "file")] {
-        if section(&upper, "tokenizer").is_some_and(|tokenizer| tokenizer.contains_key(chosen))
-            && let Some(tokenizer) = section_mut(lower, "tokenizer")
+    let exclusive = [
+        ("tokenizer", "file", "vocab_size"),
+        ("tokenizer", "vocab_size", "file"),
+        ("data", "paths", "sources"),
+        ("data", "sources", "paths"),
+        ("data", "sources", "field"),
+        ("data", "sources", "tokens"),
+    ];
+    for (name, chosen, other) in exclusive {
+        if section(&upper, name).is_some_and(|table| table.contains_key(chosen))
+            && let Some(table) = section_mut(lower, name)
         {
-            tokenizer.remove(other);
+            table.remove(other);
         }
     }
     toml_file::lay_over(lower, upper);

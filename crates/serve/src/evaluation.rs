@@ -79,6 +79,6 @@ impl Generator {
 }
 
 fn to_rows(batch: Batch) -> Rows {
-    let Batch { rows, tokens, ids, targets, positions, documents, weights } = batch;
+    let Batch { rows, tokens, ids, targets, positions, documents, weights, sources: _ } = batch;
     Rows { n_rows: rows, n_tokens: tokens, ids, positions, documents, targets, weights }
 }

@@ -12,20 +12,24 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// The share of the step's loss, and the derivative by each log-probability.
+    /// Each row's share of the step's loss, and the derivative by each log-probability.
     ///
     /// # Shapes
-    /// - log_probability and weights: `[n]`; derivative: `[n]`
-    pub fn loss(&self, log_probability: &[f32], weights: &[f32]) -> (f64, Vec<f32>) {
+    /// - log_probability and weights: `[n]`, in rows of `n_tokens`; shares: `[n / n_tokens]`; derivative: `[n]`
+    pub fn loss(&self, log_probability: &[f32], weights: &[f32], n_tokens: usize) -> (Vec<f64>, Vec<f32>) {
         match *self {
             Objective::NextToken { total_weight } => {
-                let pairs = log_probability.iter().zip(weights);
-                // A token of weight 0 may have any log-probability, minus infinity included.
-                let counted = pairs.filter(|(_, weight)| **weight != 0.0);
-                let sum: f64 =
-                    counted.map(|(&log_probability, &weight)| f64::from(log_probability) * f64::from(weight)).sum();
+                let rows = log_probability.chunks(n_tokens).zip(weights.chunks(n_tokens));
+                let shares = rows.map(|(log_probability, weights)| {
+                    // A token of weight 0 may have any log-probability, minus infinity included.
+                    let counted = log_probability.iter().zip(weights).filter(|(_, weight)| **weight != 0.0);
+                    let nats =
+                        counted.map(|(&log_probability, &weight)| -f64::from(log_probability) * f64::from(weight));
+                    nats.sum::<f64>() / total_weight
+                });
+                let shares = shares.collect();
                 let derivative = weights.iter().map(|&weight| (-f64::from(weight) / total_weight) as f32).collect();
-                (-sum / total_weight, derivative)
+                (shares, derivative)
             }
         }
     }

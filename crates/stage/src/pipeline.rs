@@ -178,7 +178,7 @@ impl Pipeline {
         }
         drop(reply);
         let mut report = Report {
-            losses: vec![0.0; n_microbatches],
+            losses: vec![Vec::new(); n_microbatches],
             gradient_norm: None,
             most_kept: Vec::new(),
             timeline: Timeline { n_ranks: self.n_ranks, ..Timeline::default() },
@@ -202,7 +202,7 @@ impl Pipeline {
         }
         played.sort_by_key(|(rank, _)| *rank);
         for (_, part) in played {
-            part.losses.iter().for_each(|&(microbatch, loss)| report.losses[microbatch] = loss);
+            part.losses.into_iter().for_each(|(microbatch, rows)| report.losses[microbatch] = rows);
             report.gradient_norm = report.gradient_norm.or(part.gradient_norm);
             report.most_kept.push(part.most_kept);
             report.timeline.spans.extend(part.spans);

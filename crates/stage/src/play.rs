@@ -78,8 +78,8 @@ impl Update {
 /// A step as it was played.
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Each microbatch's share of the loss; they add up to the step's.
-    pub losses: Vec<f64>,
+    /// The share of the loss of each row of each microbatch; they add up to the step's.
+    pub losses: Vec<Vec<f64>>,
     /// Global gradient norm before clipping; absent without optimizer steps, and not finite when the update was skipped.
     pub gradient_norm: Option<f64>,
     /// By rank, the most visits whose activations it kept at once: from the end of `F` to the begin of `I` or `B`.
@@ -91,7 +91,7 @@ pub struct Report {
 impl Report {
     /// The step's loss.
     pub fn loss(&self) -> f64 {
-        self.losses.iter().sum()
+        self.losses.iter().flatten().sum()
     }
 
     /// Whether the step updated nothing because its gradient norm was not finite.

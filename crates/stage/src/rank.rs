@@ -33,8 +33,8 @@ pub(crate) struct Player {
 /// What a rank measured of a step.
 #[derive(Debug, Default)]
 pub(crate) struct Played {
-    /// Microbatch and its share of the loss.
-    pub losses: Vec<(usize, f64)>,
+    /// Microbatch and its rows' shares of the loss.
+    pub losses: Vec<(usize, Vec<f64>)>,
     pub gradient_norm: Option<f64>,
     pub spans: Vec<Span>,
     pub memory: Vec<MemorySample>,

@@ -70,8 +70,8 @@ pub(crate) struct Forwarded {
 /// What `VT` gives to others.
 #[derive(Debug)]
 pub(crate) struct Backwarded {
-    /// The microbatch's share of the loss.
-    pub loss: f64,
+    /// The shares of the loss of the microbatch's rows.
+    pub loss: Vec<f64>,
     /// With two barriers, this shard's term of the hidden gradient `[n, width]`.
     pub hidden_gradient: Option<Vec<f32>>,
 }
@@ -119,11 +119,12 @@ impl Shard {
         statistics: Vec<Vec<Buffer>>,
         objective: &Objective,
         algorithm: VocabularyAlgorithm,
+        n_tokens: usize,
     ) -> Backwarded {
         let Kept { tensors, targets, weights } =
             self.kept.remove(&microbatch).expect("invariant: VS before VT in a valid schedule");
         let softmax = softmax(statistics);
-        let (loss, derivative) = objective.loss(&softmax.log_probability, &weights);
+        let (loss, derivative) = objective.loss(&softmax.log_probability, &weights, n_tokens);
         let Some((hidden, exponentials)) = tensors else {
             let hidden_gradient = (algorithm == VocabularyAlgorithm::TwoBarriers).then(Vec::new);
             return Backwarded { loss, hidden_gradient };
@@ -178,7 +179,7 @@ impl Shard {
                     target_rows.push(rows);
                 }
                 let softmax = Softmax::new(&statistics);
-                let (_, derivative) = objective.loss(&softmax.log_probability, weights);
+                let (_, derivative) = objective.loss(&softmax.log_probability, weights, n);
                 let target_rows = self.cut.gather(targets, &target_rows, self.width);
                 let rows = sum.par_chunks_mut(self.width).zip(target_rows.par_chunks(self.width)).enumerate();
                 rows.for_each(|(token, (sum, target_row))| {

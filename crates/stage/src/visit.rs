@@ -45,8 +45,8 @@ pub(crate) enum Forwarded {
     Carry(Carry),
     /// The final norm's output, for the shards of the vocabulary.
     Normalised(Carry),
-    /// This visit's share of the step's loss.
-    Loss(f64),
+    /// Each row's share of the step's loss.
+    Loss(Vec<f64>),
 }
 
 /// What the backward of a visit's input gives.
@@ -81,7 +81,7 @@ pub(crate) fn evaluate(store: &Store, rows: &Rows, hidden: Option<Tensor<2>>, ob
     match store.part.forward(rows, hidden, &mut Tape::Untracked) {
         Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden, rows: without_ids(rows) }),
         Output::Normalised(hidden) => Forwarded::Normalised(Carry { hidden, rows: without_ids(rows) }),
-        Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights).0),
+        Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights, rows.n_tokens).0),
     }
 }
 
@@ -142,7 +142,7 @@ fn track(store: &Store, rows: Rows, hidden: Option<Tensor<2>>, objective: &Objec
         }
         Output::LogProbability(y) => {
             let (seed, y) = Seed::new(y);
-            let (loss, gradient) = objective.loss(&into_vec(y), &rows.weights);
+            let (loss, gradient) = objective.loss(&into_vec(y), &rows.weights, rows.n_tokens);
             let gradient = Tensor::from_data(TensorData::new(gradient, [rows.n()]), store.part.device());
             (End::Loss { seed, gradient }, Forwarded::Loss(loss))
         }

@@ -57,8 +57,9 @@ impl Player {
                 }
             }
             ShardOp::VocabBackward => {
+                let n_tokens = step.microbatches[microbatch.0].n_tokens;
                 let shard::Backwarded { loss, hidden_gradient } =
-                    self.own_shard_mut().backward(microbatch, messages, &step.objective, algorithm);
+                    self.own_shard_mut().backward(microbatch, messages, &step.objective, algorithm, n_tokens);
                 if rank == end {
                     played.losses.push((microbatch.0, loss));
                 }
@@ -101,16 +102,17 @@ impl Player {
         Ok(())
     }
 
-    /// The loss of an evaluated microbatch, whose last hop lies here, from all shards' statistics.
+    /// The rows' shares of the loss of an evaluated microbatch, whose last hop lies here, from all shards' statistics.
     pub(crate) fn evaluated_loss(
         &mut self,
         step: &Step,
         microbatch: Microbatch,
         weights: &[f32],
-    ) -> Result<f64, StageError> {
+    ) -> Result<Vec<f64>, StageError> {
         let from: Vec<Rank> = (0..step.schedule.n_ranks()).map(Rank).collect();
         let statistics = self.take(step, meeting::channel(Meeting::Softmax(microbatch)), &from)?;
-        Ok(step.objective.loss(&shard::softmax(statistics).log_probability, weights).0)
+        let n_tokens = step.microbatches[microbatch.0].n_tokens;
+        Ok(step.objective.loss(&shard::softmax(statistics).log_probability, weights, n_tokens).0)
     }
 
     /// Where only the head is sharded and the embedding, whole on one stage, is the same matrix: sums the gradients of

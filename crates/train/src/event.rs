@@ -1,6 +1,7 @@
 //! What the loop reports while it runs. `metrics.jsonl` holds the same numbers.
 
 use serde::{Deserialize, Deserializer, Serialize};
+use std::collections::BTreeMap;
 
 /// Something worth showing.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +42,10 @@ pub struct StepMetrics {
     pub peak_share: Option<f64>,
     /// Share of rank-seconds in which ranks did not compute, in [0, 1].
     pub bubble: f64,
+    /// Mean training loss over the step's tokens of each source that has any, in nats per token, where the text has
+    /// several sources.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "numbers_or_null")]
+    pub loss_by_source: BTreeMap<String, f64>,
 }
 
 /// One validation.
@@ -48,19 +53,28 @@ pub struct StepMetrics {
 pub struct ValidationMetrics {
     /// After this step.
     pub step: u64,
-    /// Mean loss over counted tokens, in nats per token.
+    /// Mean loss over counted tokens, in nats per token; of several sources, the mean of their losses by their shares of
+    /// the training rows.
     pub loss: f64,
     /// `exp(loss)`.
     pub perplexity: f64,
-    /// Total loss over the bytes of the text, in bits per byte.
+    /// The loss over the bytes of the text, in bits per byte; of several sources, of their mixture.
     pub bits_per_byte: f64,
     /// Counted tokens.
     pub tokens: u64,
     /// Wall time, in seconds.
     pub wall_s: f64,
+    /// Mean loss of each source of text, in nats per token, where there are several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "numbers_or_null")]
+    pub validation_loss_by_source: BTreeMap<String, f64>,
 }
 
 /// JSON has no word for a number that is not finite and writes null.
 fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
+}
+
+fn numbers_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, f64>, D::Error> {
+    let numbers = BTreeMap::<String, Option<f64>>::deserialize(from)?;
+    Ok(numbers.into_iter().map(|(name, number)| (name, number.unwrap_or(f64::NAN))).collect())
 }

@@ -1,6 +1,7 @@
 //! Everything a training run is told, resolved and checked: what the run file means.
 
 use architecture::{Architecture, Partition};
+use corpus::SourceOptions;
 use mesh::StageMap;
 use plan::Recompute;
 use stage::{NotFinite, RollBack};
@@ -36,11 +37,9 @@ pub struct Settings {
 /// Text sources.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DataSettings {
-    /// Files and folders; empty for the embedded text.
-    pub paths: Vec<PathBuf>,
-    /// The field of a JSON Lines object that holds the text.
-    pub field: String,
-    /// Share of documents, by size, that validates; in (0, 1).
+    /// Where text comes from; empty for the embedded text.
+    pub sources: Vec<SourceOptions>,
+    /// Share of each source's documents, by size, that validates; in (0, 1).
     pub validation_fraction: f64,
     /// Tokens per row.
     pub sequence_length: usize,
@@ -56,7 +55,7 @@ pub enum TokenizerSource {
         /// Entries wanted, special tokens and bytes included.
         vocab_size: usize,
     },
-    /// Load a `tokenizer.json`.
+    /// Load a `tokenizer.json` or a SentencePiece model.
     File(PathBuf),
 }
 

@@ -1,25 +1,31 @@
 //! What a checkpoint remembers beside weights and moments.
 
 use crate::{Settings, TrainError};
-use corpus::{Corpus, Cursor};
+use corpus::{Corpus, MixtureCursor, Source, Tokens};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// Where a run stands. Everything else that resuming needs is a function of the settings.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct State {
     /// Optimizer steps done.
     pub step: u64,
-    /// The next row to read.
-    pub cursor: Cursor,
+    /// The next rows to read.
+    pub cursor: MixtureCursor,
 }
 
 impl State {
+    /// Before the first step.
+    pub fn start(corpus: &Corpus) -> Self {
+        Self { step: 0, cursor: MixtureCursor::start(corpus.sources.len()) }
+    }
+
     /// As stored, with what decides the order and the meaning of the next steps.
-    pub fn to_json(self, settings: &Settings, corpus: &Corpus) -> Value {
+    pub fn to_json(&self, settings: &Settings, corpus: &Corpus) -> Value {
         let mut value = identity(settings, corpus);
         value["step"] = json!(self.step);
-        value["cursor"] = json!({ "epoch": self.cursor.epoch, "row": self.cursor.row });
+        value["cursor"] = serde_json::to_value(&self.cursor).expect("invariant: numbers have a JSON form");
         value
     }
 
@@ -34,26 +40,28 @@ impl State {
                 return Err(TrainError::OtherRun { folder: folder.to_owned(), what, found, wanted });
             }
         }
-        let number = |field: &'static str, value: &Value| value.as_u64().ok_or_else(|| missing(field));
-        let cursor = &value["cursor"];
-        Ok(Self {
-            step: number("step", &value["step"])?,
-            cursor: Cursor { epoch: number("cursor", &cursor["epoch"])?, row: number("cursor", &cursor["row"])? },
-        })
+        let step = value["step"].as_u64().ok_or_else(|| missing("step"))?;
+        let cursor = MixtureCursor::deserialize(&value["cursor"]).map_err(|_other_shape| missing("cursor"))?;
+        match cursor.sources.len() == corpus.sources.len() {
+            true => Ok(Self { step, cursor }),
+            false => Err(missing("cursor")),
+        }
     }
 }
 
 /// What a resumed run must have in common with the one that saved.
-const IDENTITY: [&str; 6] =
-    ["seed", "rows", "sequence_length", "isolate_documents", "training text", "validation text"];
+const IDENTITY: [&str; 7] =
+    ["seed", "rows", "sequence_length", "isolate_documents", "mixture", "training text", "validation text"];
 
 fn identity(settings: &Settings, corpus: &Corpus) -> Value {
+    let digests = |side: fn(&Source) -> &Tokens| corpus.sources.iter().map(side).map(Tokens::digest).collect::<Value>();
     json!({
         "seed": settings.seed,
         "rows": settings.batch.rows,
         "sequence_length": settings.data.sequence_length,
         "isolate_documents": settings.data.isolate_documents,
-        "training text": corpus.train.digest(),
-        "validation text": corpus.validation.digest(),
+        "mixture": corpus.sources.iter().map(|source| json!([source.name, source.weight])).collect::<Value>(),
+        "training text": digests(|source| &source.train),
+        "validation text": digests(|source| &source.validation),
     })
 }

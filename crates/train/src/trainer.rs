@@ -1,14 +1,15 @@
 //! The training loop.
 
-use crate::data::microbatches;
+use crate::data::{loss_by_source, microbatches};
 use crate::run_plan::update;
 use crate::state::State;
 use crate::{Event, ModelSource, RunPlan, Settings, StepMetrics, TokenizerSource, TrainError, ValidationMetrics};
 use architecture::Architecture;
 use checkpoint::{Checkpoint, Dtype, Export, Folder, Part};
-use corpus::{Borders, Corpus, CorpusOptions, Packing, TokenizerChoice, TrainingRows, ValidationRows};
+use corpus::{Borders, Corpus, CorpusOptions, Mixture, Packing, TokenizerChoice, ValidationRows};
 use simulate::Timeline;
 use stage::{Objective, Pipeline, Source, Step};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -22,8 +23,9 @@ pub struct Trainer {
     corpus: Corpus,
     plan: RunPlan,
     pipeline: Pipeline,
-    training: TrainingRows,
-    validation: ValidationRows,
+    training: Mixture,
+    /// By source.
+    validation: Vec<ValidationRows>,
     state: State,
     checkpoints: PathBuf,
     skipped: Vec<String>,
@@ -64,8 +66,7 @@ impl Trainer {
         };
         let origin = resumed.as_ref().map(Checkpoint::folder).or(base.as_ref());
         let corpus = Corpus::open(&CorpusOptions {
-            paths: settings.data.paths.clone(),
-            field: settings.data.field.clone(),
+            sources: settings.data.sources.clone(),
             tokenizer: tokenizer_choice(&settings, origin, resume)?,
             validation_fraction: settings.data.validation_fraction,
             seed: settings.seed,
@@ -74,14 +75,15 @@ impl Trainer {
         let architecture = architecture(&settings, origin, &corpus)?;
         let state = match &resumed {
             Some(checkpoint) => State::from_json(checkpoint.state(), &settings, &corpus, checkpoint.path())?,
-            None => State::default(),
+            None => State::start(&corpus),
         };
         let packing = Packing {
             sequence_length: settings.data.sequence_length,
             borders: if settings.data.isolate_documents { Borders::Isolated } else { Borders::Joined },
         };
-        let training = TrainingRows::new(corpus.train.clone(), packing, settings.seed)?;
-        let validation = ValidationRows::new(corpus.validation.clone(), packing)?;
+        let training = Mixture::new(&corpus, packing, settings.seed)?;
+        let validation = corpus.sources.iter().map(|source| ValidationRows::new(source.validation.clone(), packing));
+        let validation = validation.collect::<Result<Vec<_>, _>>()?;
         let mut plan = RunPlan::new(&settings, &architecture)?;
         plan.calibrate(&settings)?;
         let pipeline = Pipeline::start(&plan.spec, |weight, source| {
@@ -166,7 +168,7 @@ impl Trainer {
     fn train_step(&mut self, peak_flops: Option<f64>) -> Result<StepMetrics, TrainError> {
         let start = Instant::now();
         let number = self.state.step + 1;
-        let (batch, cursor) = self.training.batch(self.state.cursor, self.settings.batch.rows);
+        let (batch, cursor) = self.training.batch(&self.state.cursor, self.settings.batch.rows);
         let total_weight = batch.weight();
         let learning_rate = self.settings.optimizer.learning_rate.at(number, self.settings.steps);
         let report = self.pipeline.play(Step {
@@ -190,6 +192,10 @@ impl Trainer {
             tokens_per_s: n_tokens / step_s,
             peak_share: peak_flops.map(|peak| flops / step_s / peak),
             bubble: simulate::idle_fraction(&simulate::bubbles(&report.timeline, &self.plan.costs)),
+            loss_by_source: match self.corpus.sources.as_slice() {
+                [_] => BTreeMap::new(),
+                sources => loss_by_source(&batch, &report.losses, total_weight, sources),
+            },
         };
         if self.measured.len() == Self::TIMELINES_MAX {
             self.measured.remove(0);
@@ -198,8 +204,9 @@ impl Trainer {
         Ok(metrics)
     }
 
-    /// The loss on the first validation rows, untracked and through the same stages: at most `rows_max` in whole
-    /// batches, but at least one batch, and all rows when there are fewer. `None` when `interrupted` was raised.
+    /// The loss on the first validation rows of each source, untracked and through the same stages: at most `rows_max`
+    /// over all sources in whole batches, but at least one batch of each, and all rows when there are fewer. `None` when
+    /// `interrupted` was raised.
     ///
     /// # Errors
     /// When a step fails.
@@ -209,8 +216,42 @@ impl Trainer {
         interrupted: &AtomicBool,
     ) -> Result<Option<ValidationMetrics>, TrainError> {
         let start = Instant::now();
+        let n_sources = self.corpus.sources.len();
+        let (mut mean, mut bytes_per_token, mut n_tokens) = (0.0, 0.0, 0);
+        let mut by_source = BTreeMap::new();
+        for index in 0..n_sources {
+            let Some((nats, weight)) = self.validate_source(index, rows_max / n_sources, interrupted)? else {
+                return Ok(None);
+            };
+            let source = &self.corpus.sources[index];
+            mean += source.weight * nats / weight;
+            // A part of the rows stands for the whole text: its nats per token, over all tokens and bytes.
+            bytes_per_token += source.weight * source.validation.bytes() as f64 / source.validation.len() as f64;
+            n_tokens += weight as u64;
+            if n_sources > 1 {
+                by_source.insert(source.name.clone(), nats / weight);
+            }
+        }
+        Ok(Some(ValidationMetrics {
+            step: self.state.step,
+            loss: mean,
+            perplexity: mean.exp(),
+            bits_per_byte: mean / std::f64::consts::LN_2 / bytes_per_token,
+            tokens: n_tokens,
+            wall_s: start.elapsed().as_secs_f64(),
+            validation_loss_by_source: by_source,
+        }))
+    }
+
+    /// Nats and tokens of the first validation rows of one source.
+    fn validate_source(
+        &mut self,
+        source: usize,
+        rows_max: usize,
+        interrupted: &AtomicBool,
+    ) -> Result<Option<(f64, f64)>, TrainError> {
         let (per_step, count) = (self.settings.batch.rows, self.settings.batch.microbatches);
-        let rows = self.validation.rows().min((rows_max / per_step).max(1).saturating_mul(per_step));
+        let rows = self.validation[source].rows().min((rows_max / per_step).max(1).saturating_mul(per_step));
         let spec = &self.plan.spec;
         let schedule = schedule::forward_only(&spec.stage_map.route(), count, spec.vocabulary)?;
         let schedule = schedule::with_transfers(&schedule);
@@ -219,7 +260,7 @@ impl Trainer {
             if interrupted.load(Ordering::Relaxed) {
                 return Ok(None);
             }
-            let batch = self.validation.batch(first, per_step);
+            let batch = self.validation[source].batch(first, per_step);
             let report = self.pipeline.play(Step {
                 number: self.state.step,
                 schedule: schedule.clone(),
@@ -230,17 +271,7 @@ impl Trainer {
             loss += report.loss();
             weight += batch.weight();
         }
-        let (mean, tokens) = (loss / weight, &self.corpus.validation);
-        // A part of the rows stands for the whole text: its nats per token, over all tokens and bytes.
-        let bits_per_byte = mean / std::f64::consts::LN_2 * tokens.len() as f64 / tokens.bytes() as f64;
-        Ok(Some(ValidationMetrics {
-            step: self.state.step,
-            loss: mean,
-            perplexity: mean.exp(),
-            bits_per_byte,
-            tokens: weight as u64,
-            wall_s: start.elapsed().as_secs_f64(),
-        }))
+        Ok(Some((loss, weight)))
     }
 
     /// Saves a checkpoint and yields its folder, which is also a Hugging Face folder.

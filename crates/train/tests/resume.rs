@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use architecture::{Architecture, Family, Positions, Rope, RopeScaling};
+use corpus::{Content, SourceOptions};
 use mesh::StageMap;
 use schedule::{Backward, Kind, Spec};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::{
@@ -18,8 +20,12 @@ fn settings(text: &Path, n_stages: usize) -> Settings {
         seed: 11,
         steps: 12,
         data: DataSettings {
-            paths: vec![text.to_owned()],
-            field: "text".into(),
+            sources: vec![SourceOptions {
+                name: "text".into(),
+                paths: vec![text.to_owned()],
+                content: Content::Text { field: "text".into() },
+                weight: None,
+            }],
             validation_fraction: 0.2,
             sequence_length: 31,
             isolate_documents: true,
@@ -95,22 +101,27 @@ struct Run {
     steps: Vec<StepMetrics>,
     ended: Ended,
     final_loss: Option<f64>,
+    validation_loss_by_source: BTreeMap<String, f64>,
 }
 
 fn run(settings: Settings, folder: &Path, resume: Resume, stop_after: Option<u64>) -> Run {
     let cache = folder.join("cache");
     let mut trainer = Trainer::new(settings, folder, &cache, resume).unwrap();
     let (mut steps, mut final_loss) = (Vec::new(), None);
+    let mut validation_loss_by_source = BTreeMap::new();
     let interrupted = AtomicBool::new(false);
     let ended = trainer.run(&interrupted, None, |event| match event {
         Event::Step(metrics) => {
             interrupted.store(stop_after == Some(metrics.step), Ordering::Relaxed);
             steps.push(metrics);
         }
-        Event::Validation(metrics) => final_loss = Some(metrics.loss),
+        Event::Validation(metrics) => {
+            final_loss = Some(metrics.loss);
+            validation_loss_by_source = metrics.validation_loss_by_source;
+        }
         Event::Checkpoint { .. } => {}
     });
-    Run { steps, ended: ended.unwrap(), final_loss }
+    Run { steps, ended: ended.unwrap(), final_loss, validation_loss_by_source }
 }
 
 fn losses(run: &Run) -> Vec<f64> {
@@ -149,6 +160,72 @@ fn a_resumed_run_is_the_uninterrupted_one() {
         for (got, wanted) in losses(&after).iter().zip(&losses(&uninterrupted)[7..]) {
             assert!((got - wanted).abs() < 1e-4, "{n_stages} stages: {got} instead of {wanted}");
         }
+    }
+}
+
+/// Two sources, one hard and one easy to learn: the run resumes exactly, says what each costs, and its layout changes
+/// nothing but roundings.
+#[test]
+fn a_mixture_is_resumed_and_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let hard = text(folder.path());
+    let easy = folder.path().join("easy.jsonl");
+    let line = |n: usize| format!("{{\"text\": \"{}\"}}\n", "ti ".repeat(40 + n));
+    std::fs::write(&easy, (0..60).map(line).collect::<String>()).unwrap();
+    let settings = |n_stages| {
+        let mut settings = settings(&hard, n_stages);
+        let source = |name: &str, path: &Path, weight| SourceOptions {
+            name: name.into(),
+            paths: vec![path.to_owned()],
+            weight: Some(weight),
+            ..settings.data.sources[0].clone()
+        };
+        settings.data.sources = vec![source("hard", &hard, 2.0), source("easy", &easy, 1.0)];
+        settings.steps = 24;
+        settings
+    };
+    let whole = tempfile::tempdir().unwrap();
+    let uninterrupted = run(settings(2), whole.path(), Resume::Fresh, None);
+    let parts = tempfile::tempdir().unwrap();
+    let before = run(settings(2), parts.path(), Resume::Fresh, Some(7));
+    let after = run(settings(2), parts.path(), Resume::Latest, None);
+    let by_source = |run: &Run| run.steps.iter().map(|step| step.loss_by_source.clone()).collect::<Vec<_>>();
+    assert_eq!([by_source(&before), by_source(&after)].concat(), by_source(&uninterrupted));
+    assert_eq!(weights(parts.path(), 24), weights(whole.path(), 24));
+
+    let (mut rows, mut alone) = ([0.0; 2], 0);
+    for step in &uninterrupted.steps {
+        let of = |name: &str| step.loss_by_source.get(name).copied();
+        let share = match (of("hard"), of("easy")) {
+            // Rows are equally long, so the step's loss lies between at a share of the 6 rows.
+            (Some(hard), Some(easy)) => (step.loss - easy) / (hard - easy),
+            (Some(loss), None) | (None, Some(loss)) => {
+                alone += 1;
+                // The same sum, divided once more.
+                assert!((loss - step.loss).abs() < 1e-12, "{step:?}");
+                f64::from(of("hard").is_some())
+            }
+            (None, None) => panic!("no source: {step:?}"),
+        };
+        let hard = 6.0 * share;
+        // Losses near 4 differ by more than a hundredth, so that rounding in f64 is far below this.
+        assert!((hard - hard.round()).abs() < 1e-6, "{hard} of 6 rows: {step:?}");
+        rows = [rows[0] + hard, rows[1] + 6.0 - hard];
+    }
+    // 144 rows, a third of them easy: 48 within 4 standard deviations of 5.7.
+    assert!((rows[1] - 48.0).abs() < 22.6, "{rows:?} rows, {alone} steps of one source");
+    let last = &uninterrupted.validation_loss_by_source;
+    assert!(last["easy"] < last["hard"] - 1.0, "{last:?}");
+    // The mean by shares is the validation loss.
+    let mean = (2.0 * last["hard"] + last["easy"]) / 3.0;
+    assert!((mean - uninterrupted.final_loss.unwrap()).abs() < 1e-12, "{last:?}");
+
+    let other = tempfile::tempdir().unwrap();
+    let three = run(settings(3), other.path(), Resume::Fresh, Some(5));
+    for (found, wanted) in by_source(&three).iter().zip(&by_source(&uninterrupted)) {
+        assert!(found.keys().eq(wanted.keys()));
+        // As for the loss itself, above.
+        assert!(found.values().zip(wanted.values()).all(|(a, b)| (a - b).abs() < 1e-4), "{found:?} {wanted:?}");
     }
 }
 

@@ -51,7 +51,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 
 /// The settings with absolute paths, so that the run can be continued from any folder.
 fn from_anywhere(mut settings: Settings) -> std::io::Result<Settings> {
-    let paths = settings.data.paths.iter_mut();
+    let paths = settings.data.sources.iter_mut().flat_map(|source| &mut source.paths);
     let tokenizer = match &mut settings.tokenizer {
         TokenizerSource::File(file) => Some(file),
         TokenizerSource::Train { .. } => None,

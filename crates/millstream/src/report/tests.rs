@@ -5,6 +5,7 @@ use super::*;
 use mesh::{Cores, Rank, StageMap};
 use schedule::{Backward, Kind, Spec, generate};
 use simulate::{Category, Costs, Link, StageCost, Timeline, simulate};
+use std::collections::BTreeMap;
 use std::fs;
 use tempfile::TempDir;
 use train::{Event, StepMetrics, ValidationMetrics};
@@ -59,12 +60,15 @@ fn step(step: u64) -> StepMetrics {
         tokens_per_s: 11_000.0 + 400.0 * (x * 3.3).sin(),
         peak_share: Some(0.43),
         bubble: 0.21,
+        loss_by_source: BTreeMap::new(),
     }
 }
 
 fn validation(step: u64) -> ValidationMetrics {
     let loss = 3.3 + 5.0 * (-(step as f64) / 60.0).exp();
-    ValidationMetrics { step, loss, perplexity: loss.exp(), bits_per_byte: 0.55 * loss, tokens: 16_384, wall_s: 0.9 }
+    let validation_loss_by_source = BTreeMap::new();
+    let (perplexity, bits_per_byte) = (loss.exp(), 0.55 * loss);
+    ValidationMetrics { step, loss, perplexity, bits_per_byte, tokens: 16_384, wall_s: 0.9, validation_loss_by_source }
 }
 
 fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {

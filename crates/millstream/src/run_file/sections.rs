@@ -2,6 +2,7 @@
 
 use super::{model, pipeline};
 use crate::toml_file::{Node, NumberRange, Parsed, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
+use corpus::{Content, ONLY_SOURCE, SourceOptions, TokenWidth};
 use stage::{NotFinite, RollBack};
 use std::path::PathBuf;
 use train::{
@@ -19,6 +20,13 @@ pub(super) fn settings(run: &Reader) -> Option<Settings> {
     let data_section = run.section("data");
     let data = data(&data_section);
     let tokenizer = tokenizer(&run.section("tokenizer"), &model_section);
+    let holds_ids = |source: &SourceOptions| matches!(source.content, Content::Tokens(_));
+    if let (Some(data), Some(TokenizerSource::Train { .. })) = (&data, &tokenizer)
+        && data.sources.iter().any(holds_ids)
+    {
+        let why = "token ids need the tokenizer that made them; name it with `tokenizer.file`";
+        data_section.complain(if data_section.has("sources") { "sources" } else { "tokens" }, why.into());
+    }
     let tokens_per_row = data.as_ref().map(|data| data.sequence_length);
     let model = model::model(&model_section, tokenizer.as_ref(), tokens_per_row);
     if let (Some(model), Some(tokens)) = (&model, tokens_per_row) {
@@ -58,19 +66,91 @@ fn existing(node: &Node) -> Parsed<PathBuf> {
     if path.exists() { Ok(path) } else { Err(Wrong::new(node, "a file or folder that exists")) }
 }
 
+/// Widths of token ids.
+pub(super) const TOKEN_WIDTHS: &[(&str, TokenWidth)] = &[("u16", TokenWidth::U16), ("u32", TokenWidth::U32)];
+
 fn data(section: &Reader) -> Option<DataSettings> {
-    let paths = section.or("paths", Vec::new(), list(existing));
-    let field = section.or("field", "text".to_owned(), text);
+    let sources = match section.has("sources") {
+        true => sources(section),
+        false => only_source(section),
+    };
     let validation_fraction = section.or("validation_fraction", 0.05, number(NumberRange::Fraction));
     let sequence_length = section.required("sequence_length", "the tokens of a row", whole(1));
     let isolate_documents = section.or("isolate_documents", true, flag);
     Some(DataSettings {
-        paths: paths?,
-        field: field?,
+        sources: sources?,
         validation_fraction: validation_fraction?,
         sequence_length: sequence_length?,
         isolate_documents: isolate_documents?,
     })
+}
+
+/// The source that `data.paths` names; none for the embedded text.
+fn only_source(section: &Reader) -> Option<Vec<SourceOptions>> {
+    let paths = section.or("paths", Vec::new(), list(existing));
+    let content = content(section);
+    let (paths, content) = (paths?, content?);
+    if paths.is_empty() {
+        for key in ["field", "tokens"].into_iter().filter(|key| section.has(key)) {
+            section.complain(key, format!("`data.{key}` says what `data.paths` hold, but there are none; name files"));
+        }
+    }
+    match (paths, content) {
+        (paths, _) if paths.is_empty() => Some(Vec::new()),
+        (paths, content) => Some(vec![SourceOptions { name: ONLY_SOURCE.to_owned(), paths, content, weight: None }]),
+    }
+}
+
+/// `[[data.sources]]`.
+fn sources(section: &Reader) -> Option<Vec<SourceOptions>> {
+    for key in ["paths", "field", "tokens"].into_iter().filter(|key| section.has(key)) {
+        section.complain(key, format!("`data.{key}` stands beside `data.sources`; write it into one of them"));
+    }
+    let readers = section.tables("sources");
+    if readers.is_empty() {
+        section.complain("sources", "`data.sources` is empty; write [[data.sources]] sections or take it out".into());
+        return None;
+    }
+    let has_weight = |reader: &Option<Reader>| reader.as_ref().is_some_and(|reader| reader.has("weight"));
+    let are_weighted = readers.iter().any(has_weight);
+    let mut names: Vec<String> = Vec::new();
+    let mut source = |reader: &Option<Reader>| {
+        let reader = reader.as_ref()?;
+        let name = reader.required("name", "what the source is called in metrics", text);
+        let paths = reader.required("paths", "the source's files and folders", list(existing));
+        let content = content(reader);
+        let weight = reader.optional("weight", number(NumberRange::Positive));
+        if are_weighted && !reader.has("weight") {
+            reader.missing("weight", "the source's share of the rows, as other sources have one");
+        }
+        let name = name?;
+        if names.contains(&name) {
+            reader.refuse("name", "", "another source is called so", "give each its own name");
+        }
+        names.push(name.clone());
+        let paths = paths?;
+        if paths.is_empty() {
+            reader.refuse("paths", "", "a source has at least one file or folder", "name it, or take the source out");
+        }
+        Some(SourceOptions { name, paths, content: content?, weight: weight? })
+    };
+    // All are read, so that the problems of all are told.
+    let sources: Vec<Option<SourceOptions>> = readers.iter().map(&mut source).collect();
+    sources.into_iter().collect()
+}
+
+/// What the files of a source hold.
+fn content(section: &Reader) -> Option<Content> {
+    let field = section.optional("field", text);
+    let tokens = section.optional("tokens", choice(TOKEN_WIDTHS));
+    match (field?, tokens?) {
+        (field, None) => Some(Content::Text { field: field.unwrap_or_else(|| "text".to_owned()) }),
+        (None, Some(width)) => Some(Content::Tokens(width)),
+        (Some(_), Some(_)) => {
+            section.complain("field", "token ids have no fields; take out `field` or `tokens`".into());
+            None
+        }
+    }
 }
 
 fn tokenizer(section: &Reader, model: &Reader) -> Option<TokenizerSource> {
@@ -87,12 +167,14 @@ fn tokenizer(section: &Reader, model: &Reader) -> Option<TokenizerSource> {
         }
         (None, None) => match model.optional("from", text)? {
             Some(folder) => {
-                let (folder, file) = (PathBuf::from(&folder), PathBuf::from(&folder).join("tokenizer.json"));
+                let folder = PathBuf::from(&folder);
+                let names = ["tokenizer.json", "tokenizer.model"].map(|name| folder.join(name));
+                let file = names.iter().find(|file| file.exists()).unwrap_or(&names[0]);
                 if folder.is_dir() && !file.exists() {
                     model.refuse("from", "", "it has no tokenizer.json", "name one with `tokenizer.file`");
                     return None;
                 }
-                Some(TokenizerSource::File(file))
+                Some(TokenizerSource::File(file.clone()))
             }
             None => {
                 section.missing("vocab_size", "the entries of a tokenizer to train; or give `file` to load one");

@@ -351,6 +351,8 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("steps", "301"),
     ("data.paths", "[\"Cargo.toml\"]"),
     ("data.field", "content"),
+    ("data.tokens", "u16"),
+    ("data.sources", "[{ name = \"a\", paths = [\"Cargo.toml\"], field = \"b\" }]"),
     ("data.validation_fraction", "0.25"),
     ("data.sequence_length", "96"),
     ("data.isolate_documents", "false"),
@@ -411,6 +413,9 @@ const LLAMA3: &str = "{ rope_type = \"llama3\", factor = 8, low_freq_factor = 1,
 
 /// Keys that mean nothing without another.
 const BESIDE: &[(&str, &str)] = &[
+    ("data.field", "data.paths=[\"Cargo.toml\"]"),
+    ("data.tokens", "data.paths=[\"Cargo.toml\"]"),
+    ("data.tokens", "tokenizer.file=Cargo.toml"),
     ("model.sliding_window", "model.model_type=mistral"),
     ("model.layer_types", "model.model_type=qwen3"),
     ("model.layer_types", "model.sliding_window=23"),
@@ -491,6 +496,47 @@ fn layers() {
     assert_eq!(settings.tokenizer, train::TokenizerSource::File("Cargo.toml".into()));
     let settings = resolve_text(file, &["tokenizer.file=Cargo.toml", "tokenizer.vocab_size=700"]).unwrap();
     assert_eq!(settings.tokenizer, train::TokenizerSource::Train { vocab_size: 700 });
+}
+
+/// Several sources survive writing, and what is wrong with them is told in its place.
+#[test]
+fn sources() {
+    let with = |sources: &str| LEAST.replace("sequence_length = 8\n", &format!("sequence_length = 8\n{sources}"));
+    let two = "[[data.sources]]\nname = \"a\"\npaths = [\"Cargo.toml\"]\nweight = 3\n\
+               [[data.sources]]\nname = \"b\"\npaths = [\"src\"]\nfield = \"body\"\nweight = 0.5\n";
+    let settings = resolve_text(&with(two), &[]).unwrap();
+    let weights: Vec<Option<f64>> = settings.data.sources.iter().map(|source| source.weight).collect();
+    assert_eq!(weights, [Some(3.0), Some(0.5)]);
+    assert_eq!(resolve_text(&write(&settings), &[]).as_ref(), Ok(&settings));
+    // Paths laid over sources take their place.
+    let only = resolve_text(&with(two), &["data.paths=[\"src\"]"]).unwrap();
+    assert_eq!(only.data.sources.len(), 1);
+    let refused = [
+        (
+            two.replace("weight = 3", "weight = 0"),
+            "run.toml:7:10: `data.sources[0].weight` is 0, but must be a number above 0",
+        ),
+        (two.replace("weight = 3", "weight = -1.5"), "`data.sources[0].weight` is -1.5, but must be a number above 0"),
+        (two.replace("weight = 3", "weight = nan"), "`data.sources[0].weight` is NaN, but must be a number above 0"),
+        (two.replace("weight = 3\n", ""), "`data.sources[0].weight` is missing; it gives the source's share"),
+        (two.replace("\"b\"", "\"a\""), "`data.sources[1].name` is \"a\", but another source is called so"),
+        (two.replace("[\"src\"]", "[]"), "`data.sources[1].paths` is [], but a source has at least one file"),
+        (
+            two.replace("\"src\"", "\"nowhere\""),
+            "an item of `data.sources[1].paths` is \"nowhere\", but must be a file",
+        ),
+        (two.replace("name = \"b\"\n", ""), "`data.sources[1].name` is missing; it gives what the source is called"),
+        (two.replace("field", "tokens = \"u16\"\nfield"), "token ids have no fields; take out `field` or `tokens`"),
+        (two.replace("field = \"body\"", "tokens = \"u16\""), "token ids need the tokenizer that made them; name it"),
+        (two.replace("field", "feild"), "there is no key `data.sources[1].feild`; did you mean `field`?"),
+        (format!("paths = [\"src\"]\n{two}"), "`data.paths` stands beside `data.sources`; write it into one of them"),
+        ("sources = []\n".to_owned(), "`data.sources` is empty; write [[data.sources]] sections or take it out"),
+        ("field = \"body\"\n".to_owned(), "`data.field` says what `data.paths` hold, but there are none; name files"),
+    ];
+    for (sources, expected) in refused {
+        let problems = resolve_text(&with(&sources), &[]).unwrap_err();
+        assert!(problems.contains(expected), "{problems}\ninstead of\n{expected}");
+    }
 }
 
 /// A folder takes the place of the preset's sizes and brings its tokenizer; sizes given after it take its place.

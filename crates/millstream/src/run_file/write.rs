@@ -2,8 +2,9 @@
 
 use super::model::{FAMILIES, LAYER_TYPES};
 use super::pipeline::{BACKWARDS, BY_SCHEDULE, EMBEDDINGS, POST_VALIDATIONS, RECOMPUTES, SCHEDULES, VOCABULARIES};
-use super::sections::NOT_FINITES;
+use super::sections::{NOT_FINITES, TOKEN_WIDTHS};
 use architecture::{Architecture, Family, Positions, RopeScaling, Sliding, Windows};
+use corpus::{Content, ONLY_SOURCE, SourceOptions};
 use mesh::Stage;
 use schedule::{InputLayer, Placement};
 use std::fmt::{Display, Write};
@@ -18,12 +19,25 @@ pub fn write(settings: &Settings) -> String {
     file.key("steps", settings.steps);
 
     let data = &settings.data;
+    let is_only =
+        |source: &SourceOptions| data.sources.len() == 1 && source.name == ONLY_SOURCE && source.weight.is_none();
     file.section("data");
-    file.key("paths", list(data.paths.iter().map(|path| self::path(path))));
-    file.key("field", quoted(&data.field));
+    match data.sources.as_slice() {
+        [] => file.key("paths", "[]"),
+        [only] if is_only(only) => source(&mut file, only),
+        _ => {}
+    }
     file.key("validation_fraction", float(data.validation_fraction));
     file.key("sequence_length", data.sequence_length);
     file.key("isolate_documents", data.isolate_documents);
+    for source in data.sources.iter().filter(|source| !is_only(source)) {
+        writeln!(file.0, "\n[[data.sources]]").expect("invariant: writing to a string");
+        file.key("name", quoted(&source.name));
+        self::source(&mut file, source);
+        if let Some(weight) = source.weight {
+            file.key("weight", float(weight));
+        }
+    }
 
     file.section("tokenizer");
     match &settings.tokenizer {
@@ -58,6 +72,14 @@ pub fn write(settings: &Settings) -> String {
     file.key("temperature", float(settings.sample.temperature));
     file.key("top_k", or_word(settings.sample.top_k, "all"));
     file.0
+}
+
+fn source(file: &mut File, source: &SourceOptions) {
+    file.key("paths", list(source.paths.iter().map(|path| self::path(path))));
+    match &source.content {
+        Content::Text { field } => file.key("field", quoted(field)),
+        Content::Tokens(width) => file.key("tokens", word(TOKEN_WIDTHS, *width)),
+    }
 }
 
 fn model(file: &mut File, a: &Architecture) {

@@ -133,7 +133,7 @@ fn the_same_plan_gives_the_same_bits() {
         let run = || {
             let map = StageMap::one_per_rank(3);
             let mut pipeline = start(&architecture, &weights, &[2, 2, 2], map.clone(), vec![Recompute::None; 3]);
-            let losses: Vec<Vec<f64>> = (1..=3)
+            let losses: Vec<Vec<Vec<f64>>> = (1..=3)
                 .map(|number| {
                     let schedule = schedule(&pipeline, spec, &map.route(), 4);
                     let rows = batch(29, 4 + number as usize, 5);

@@ -191,7 +191,7 @@ fn run(tied: bool, case: Case, way: Way, sensitive: Option<usize>, learning_rate
         if way != Way::PostValidation(RollBack::Invert) {
             assert_eq!(state == before, report.is_skipped(), "{what}: whether nothing was updated");
         }
-        all.push(Left { losses: report.losses.iter().map(|loss| loss.to_bits()).collect(), norm, state });
+        all.push(Left { losses: report.losses.iter().flatten().map(|loss| loss.to_bits()).collect(), norm, state });
     }
     all
 }

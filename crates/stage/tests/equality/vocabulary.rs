@@ -237,7 +237,7 @@ fn updates() {
                 let run = || {
                     let mut pipeline = start_on(&model, &weights, layout, vocabulary, Recompute::None);
                     let schedule = schedules(&pipeline, layout.1, vocabulary, 4).swap_remove(3);
-                    let losses: Vec<Vec<f64>> = (1..=3)
+                    let losses: Vec<Vec<Vec<f64>>> = (1..=3)
                         .map(|number| {
                             let step = step(schedule.clone(), batches(number), adamw(number));
                             pipeline.play(step).unwrap().losses
