@@ -9,6 +9,7 @@ pub mod schedules;
 mod setting;
 pub mod simulate;
 mod table;
+pub mod tokenizer;
 pub mod train;
 
 use std::io::{IsTerminal, Write};
@@ -26,6 +27,8 @@ pub enum Command {
     Schedules(schedules::Args),
     /// Play a schedule with given costs and show where the time goes.
     Simulate(simulate::Args),
+    /// Train a tokenizer, turn text into ids and back, or look at one.
+    Tokenizer(tokenizer::Args),
     /// Write a run's report.html and trace.json again.
     Report(report::Args),
     /// List the run files that come with the program, or print one.

@@ -50,6 +50,7 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(args),
         Command::Schedules(args) => commands::schedules::run(args),
         Command::Simulate(args) => commands::simulate::run(args),
+        Command::Tokenizer(args) => commands::tokenizer::run(args),
         Command::Report(args) => commands::report::run(args),
         Command::Presets(args) => commands::presets::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
