@@ -99,6 +99,19 @@ impl AdamW {
         self.pass(undo_one, undo_composed, parameter, gradient, moments)
     }
 
+    /// What [`AdamW::update`] took from the parameter, seen from what it gave: nothing needs to be kept for it. Exact up
+    /// to rounding of its own arithmetic.
+    ///
+    /// # Shapes
+    /// - all `[n]`, plain
+    pub fn change(&self, parameter: &Tensor<1>, moments: &Moments) -> Tensor<1> {
+        let f = self.factors();
+        let step = moments.m.clone() * f.rate / (moments.v.clone().sqrt() / f.root_correction + f.epsilon);
+        // With p = keep q - step, q - p is this. The difference itself would lose all digits of a small step.
+        let decay = self.learning_rate * self.weight_decay;
+        (step + parameter.clone() * decay) / (1.0 - decay)
+    }
+
     /// Over all elements on the CPU, or as tensor operations elsewhere.
     fn pass(
         &self,

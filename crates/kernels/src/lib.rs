@@ -17,6 +17,7 @@ mod rms_norm;
 mod rope;
 mod seed;
 mod shard_softmax;
+mod size;
 mod swiglu;
 mod vector;
 
@@ -32,4 +33,5 @@ pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use seed::{Seed, Slot};
 pub use shard_softmax::{ShardSoftmax, shard_softmax, shard_softmax_gradient};
+pub use size::Size;
 pub use swiglu::swiglu;

@@ -1,7 +1,8 @@
 //! What a forward leaves for its backward.
 
+use architecture::Block;
 use burn::tensor::Tensor;
-use kernels::{WeightGrad, WeightGrads};
+use kernels::{Size, WeightGrad, WeightGrads};
 use std::sync::mpsc::{Receiver, channel};
 
 /// Whether a forward is to be differentiated.
@@ -10,6 +11,8 @@ use std::sync::mpsc::{Receiver, channel};
 pub enum Tape {
     /// Plain values; nothing is kept.
     Untracked,
+    /// Plain values; of the residual stream after each block only its size is kept.
+    Watched(Vec<(Block, Size)>),
     /// Leaves are made and recorded.
     Tracked(Tracked),
 }
@@ -34,10 +37,18 @@ impl Tape {
         Tape::Tracked(Tracked { source: None, leaves: Vec::new(), weight_grads, sender: WeightGrads(sender) })
     }
 
+    /// Looks at the residual stream that a block gives, `[n, hidden_size]`.
+    pub(crate) fn block(&mut self, block: Block, hidden: &Tensor<2>) {
+        if let Tape::Watched(seen) = self {
+            let [n, width] = hidden.dims();
+            seen.push((block, Size::of(&hidden.clone().reshape([n * width]))));
+        }
+    }
+
     /// The parameter's values, as a recorded leaf when tracked.
     pub(crate) fn leaf(&mut self, parameter: usize, value: Tensor<1>) -> Tensor<1> {
         match self {
-            Tape::Untracked => value,
+            Tape::Untracked | Tape::Watched(_) => value,
             Tape::Tracked(tracked) => {
                 let leaf = Tensor::from_inner(value).require_grad();
                 tracked.leaves.push((parameter, leaf.clone()));
@@ -49,7 +60,7 @@ impl Tape {
     /// The part's input, as a recorded leaf when tracked.
     pub(crate) fn source(&mut self, hidden: Tensor<2>) -> Tensor<2> {
         match self {
-            Tape::Untracked => hidden,
+            Tape::Untracked | Tape::Watched(_) => hidden,
             Tape::Tracked(tracked) => {
                 let leaf = Tensor::from_inner(hidden).require_grad();
                 tracked.source = Some(leaf.clone());
@@ -61,7 +72,7 @@ impl Tape {
     /// `x w^T`, the weight's gradient queued when tracked.
     pub(crate) fn linear(&self, x: Tensor<2>, w: Tensor<2>, parameter: usize) -> Tensor<2> {
         match self {
-            Tape::Untracked => x.matmul(w.transpose()),
+            Tape::Untracked | Tape::Watched(_) => x.matmul(w.transpose()),
             Tape::Tracked(tracked) => kernels::linear(x, w, parameter, tracked.sender.clone()),
         }
     }

@@ -28,8 +28,16 @@ impl<'a> Visit<'a> {
 
     /// The blocks before the head. An embedding is handed what was looked up.
     pub(crate) fn apply(&mut self, hidden_ND: Tensor<2>) -> Tensor<2> {
-        let family = self.part.architecture().family;
-        self.part.blocks().iter().fold(hidden_ND, |hidden, block| match (*block, family) {
+        let blocks = self.part.blocks().iter().filter(|block| **block != Block::Head);
+        blocks.fold(hidden_ND, |hidden, block| {
+            let out = self.block(*block, hidden);
+            self.tape.block(*block, &out);
+            out
+        })
+    }
+
+    fn block(&mut self, block: Block, hidden: Tensor<2>) -> Tensor<2> {
+        match (block, self.part.architecture().family) {
             (Block::Embedding, Family::Gemma3) => gemma3::embedding(self, hidden),
             (Block::Embedding, Family::Gpt2) => gpt2::embedding(self, hidden),
             (Block::Embedding | Block::Head, _) => hidden,
@@ -48,7 +56,7 @@ impl<'a> Visit<'a> {
             (Block::Mlp(layer), Family::Phi3) => phi3::mlp(self, layer, hidden),
             (Block::Mlp(layer), Family::Gpt2) => gpt2::mlp(self, layer, hidden),
             (Block::Mlp(layer), Family::Olmo2) => olmo2::mlp(self, layer, hidden),
-        })
+        }
     }
 
     /// The norm before the head.

@@ -6,12 +6,14 @@ use crate::permits::Permits;
 use crate::play::{Report, Step};
 use crate::rank::{Played, Player};
 use crate::shard::Shard;
+use crate::statistics::{Held, ParameterStatistics, Watch, each_once};
 use crate::store::Store;
 use crate::tied::Tie;
 use crate::training_state::{TrainingState, decays};
 use crate::updates::is_update;
 use architecture::{Architecture, Block, Partition, Weight};
 use burn::tensor::Device;
+use kernels::AdamW;
 use mesh::{Cores, Rank, Stage, StageMap};
 use model::{Parameter, Part};
 use plan::Recompute;
@@ -78,8 +80,9 @@ pub struct Pipeline {
 }
 
 enum Command {
-    Play(Arc<Step>, Instant, Sender<(Rank, Result<Played, StageError>)>),
+    Play(Arc<Step>, Instant, Watch, Sender<(Rank, Result<Played, StageError>)>),
     Read(Holder, String, Source, Sender<Option<Vec<f32>>>),
+    Measure(Option<AdamW>, Sender<Vec<Held>>),
 }
 
 /// Who on a rank is asked for a parameter.
@@ -156,6 +159,18 @@ impl Pipeline {
     /// The first cause when a rank failed; all ranks have stopped then, and every later call gives
     /// [`StageError::Stopped`].
     pub fn play(&mut self, step: Step) -> Result<Report, StageError> {
+        self.play_and_watch(step, Watch::Nothing)
+    }
+
+    /// Plays one step on all ranks and looks at the residual stream after each block that is evaluated.
+    ///
+    /// # Errors
+    /// As [`Pipeline::play`].
+    pub fn play_watched(&mut self, step: Step) -> Result<Report, StageError> {
+        self.play_and_watch(step, Watch::Blocks)
+    }
+
+    fn play_and_watch(&mut self, step: Step, watch: Watch) -> Result<Report, StageError> {
         if self.stopped {
             return Err(StageError::Stopped);
         }
@@ -171,7 +186,7 @@ impl Pipeline {
         let (step, start) = (Arc::new(step), Instant::now());
         let (reply, replies) = channel();
         for commands in &self.commands {
-            if commands.send(Command::Play(step.clone(), start, reply.clone())).is_err() {
+            if commands.send(Command::Play(step.clone(), start, watch, reply.clone())).is_err() {
                 self.stopped = true;
                 return Err(StageError::Stopped);
             }
@@ -182,6 +197,7 @@ impl Pipeline {
             gradient_norm: None,
             most_kept: Vec::new(),
             timeline: Timeline { n_ranks: self.n_ranks, ..Timeline::default() },
+            outputs: Vec::new(),
         };
         let mut failures = Vec::new();
         let mut played: Vec<(Rank, Played)> = Vec::new();
@@ -207,8 +223,34 @@ impl Pipeline {
             report.most_kept.push(part.most_kept);
             report.timeline.spans.extend(part.spans);
             report.timeline.memory.extend(part.memory);
+            for (block, size) in part.outputs {
+                match report.outputs.iter_mut().find(|(known, _)| *known == block) {
+                    Some((_, sum)) => *sum = sum.and(size),
+                    None => report.outputs.push((block, size)),
+                }
+            }
         }
         Ok(report)
+    }
+
+    /// Sizes of all parameters, each once, in order of names, with the gradients of the last training step and what the
+    /// update `last` did; `None` when the last step updated nothing. Takes about as long as an update.
+    ///
+    /// # Errors
+    /// [`StageError::Stopped`] after a failure.
+    pub fn statistics(&self, last: Option<AdamW>) -> Result<Vec<ParameterStatistics>, StageError> {
+        if self.stopped {
+            return Err(StageError::Stopped);
+        }
+        let ask = |commands: &Sender<Command>| -> Result<Receiver<Vec<Held>>, StageError> {
+            let (reply, answer) = channel();
+            commands.send(Command::Measure(last, reply)).map_err(|_gone| StageError::Stopped)?;
+            Ok(answer)
+        };
+        let answers = self.commands.iter().map(ask).collect::<Result<Vec<_>, _>>()?;
+        let held = answers.iter().map(|answer| answer.recv().map_err(|_gone| StageError::Stopped));
+        let held = held.collect::<Result<Vec<_>, _>>()?;
+        Ok(each_once(held.into_iter().flatten(), &self.first_stage, &self.sharded))
     }
 
     /// Whether the schedule shards the vocabulary as the weights are.
@@ -339,14 +381,19 @@ fn serve(mut player: Player, inbox: Receiver<Command>) {
     let rank = player.endpoint.rank();
     for command in inbox {
         match command {
-            Command::Play(step, start, reply) => {
-                let result = catch_unwind(AssertUnwindSafe(|| player.play(&step, start)))
+            Command::Play(step, start, watch, reply) => {
+                let result = catch_unwind(AssertUnwindSafe(|| player.play(&step, start, watch)))
                     .unwrap_or_else(|panic| Err(StageError::Panicked { rank, message: panic_message(&*panic) }));
                 let failed = result.as_ref().err().map(ToString::to_string);
                 if let Some(message) = &failed {
                     player.endpoint.fail(message);
                 }
                 if reply.send((rank, result)).is_err() || failed.is_some() {
+                    return;
+                }
+            }
+            Command::Measure(last, reply) => {
+                if reply.send(player.statistics(last)).is_err() {
                     return;
                 }
             }

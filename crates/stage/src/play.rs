@@ -1,7 +1,8 @@
 //! What a pipeline is handed for one step, and what it gives back.
 
 use crate::Objective;
-use kernels::AdamW;
+use architecture::Block;
+use kernels::{AdamW, Size};
 use model::Rows;
 use schedule::Schedule;
 use simulate::Timeline;
@@ -86,6 +87,9 @@ pub struct Report {
     pub most_kept: Vec<usize>,
     /// What was measured.
     pub timeline: Timeline,
+    /// The residual stream after each evaluated block, over all microbatches, each block once; empty unless the
+    /// step was watched ([`crate::Pipeline::play_watched`]).
+    pub outputs: Vec<(Block, Size)>,
 }
 
 impl Report {

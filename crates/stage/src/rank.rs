@@ -5,15 +5,18 @@ use crate::error::StageError;
 use crate::permits::Permits;
 use crate::play::Step;
 use crate::shard::Shard;
+use crate::statistics::Watch;
 use crate::store::Store;
 use crate::tied::{Gathered, Tie};
 use crate::training_state::TrainingState;
 use crate::updates::Updates;
 use crate::visit::{self, Forwarded, Saved};
 use crate::vocabulary::{Messages, vocabulary};
+use architecture::Block;
 use burn::tensor::Tensor;
-use kernels::WeightGrad;
+use kernels::{Size, WeightGrad};
 use mesh::{Key, Microbatch, Rank, Stage};
+use model::Tape;
 use schedule::{Action, Op, ShardOp, StageOp};
 use simulate::{Category, MemorySample, Span};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -40,6 +43,8 @@ pub(crate) struct Played {
     pub memory: Vec<MemorySample>,
     /// The most visits whose activations were kept at once.
     pub most_kept: usize,
+    /// What evaluated blocks gave, where the step is watched; an entry per block and microbatch.
+    pub outputs: Vec<(Block, Size)>,
 }
 
 /// What is in flight on a rank within a step, by the key of the visit that will use it.
@@ -55,6 +60,7 @@ struct InFlight {
     gathered: BTreeSet<usize>,
     ties: Vec<Gathered>,
     updates: Updates,
+    watch: Watch,
 }
 
 impl Player {
@@ -62,10 +68,10 @@ impl Player {
     ///
     /// # Errors
     /// When a message does not come, or the gradient is not finite and that stops the run.
-    pub fn play(&mut self, step: &Step, start: Instant) -> Result<Played, StageError> {
+    pub fn play(&mut self, step: &Step, start: Instant, watch: Watch) -> Result<Played, StageError> {
         let rank = self.endpoint.rank();
         let mut played = Played::default();
-        let mut in_flight = InFlight::default();
+        let mut in_flight = InFlight { watch, ..InFlight::default() };
         let shares = self.shares(step);
         self.endpoint.forget_before(step.number);
         if step.schedule.ranks[rank.0].iter().any(|&action| is_trained(action)) {
@@ -193,7 +199,15 @@ impl Player {
                     in_flight.saved.insert(key, saved);
                     forwarded
                 } else {
-                    visit::evaluate(store, &rows, hidden, &step.objective)
+                    let mut tape = match in_flight.watch {
+                        Watch::Nothing => Tape::Untracked,
+                        Watch::Blocks => Tape::Watched(Vec::new()),
+                    };
+                    let forwarded = visit::evaluate(store, &rows, hidden, &step.objective, &mut tape);
+                    if let Tape::Watched(seen) = tape {
+                        played.outputs.extend(seen);
+                    }
+                    forwarded
                 };
                 match forwarded {
                     Forwarded::Carry(carry) => {

@@ -2,9 +2,10 @@
 
 use crate::pipeline::Source;
 use crate::play::RollBack;
+use crate::statistics::ParameterStatistics;
 use architecture::{Role, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{AdamW, Moments, WeightGrad, sum_of_squares, weight_gradient};
+use kernels::{AdamW, Moments, Size, WeightGrad, sum_of_squares, weight_gradient};
 use model::Parameter;
 use simulate::Category;
 
@@ -176,6 +177,24 @@ impl TrainingState {
             let value = std::mem::replace(&mut parameter.value, empty());
             (parameter.value, self.moments[i]) = pass(&adamw, value, &self.gradients[i], moments);
         }
+    }
+
+    /// Sizes of every parameter, of its gradient and of what `adamw`, the last update, changed of it; no update changes
+    /// nothing.
+    pub fn statistics(&self, parameters: &[Parameter], adamw: Option<AdamW>) -> Vec<ParameterStatistics> {
+        let of = |(i, parameter): (usize, &Parameter)| {
+            let change = adamw.map(|adamw| {
+                let adamw = AdamW { weight_decay: if self.decays[i] { adamw.weight_decay } else { 0.0 }, ..adamw };
+                Size::of(&adamw.change(&parameter.value, &self.moments[i]))
+            });
+            ParameterStatistics {
+                name: parameter.weight.name.clone(),
+                value: Size::of(&parameter.value),
+                gradient: Size::of(&self.gradients[i]),
+                change: change.unwrap_or_default(),
+            }
+        };
+        parameters.iter().enumerate().map(of).collect()
     }
 
     /// A copy of the values that `source` names, of the parameter `name` among `parameters`.

@@ -70,15 +70,21 @@ pub(crate) fn forward(
     match store.recompute {
         Recompute::None => track(store, rows, hidden, objective),
         Recompute::Full => {
-            let forwarded = evaluate(store, &rows, hidden.clone(), objective);
+            let forwarded = evaluate(store, &rows, hidden.clone(), objective, &mut Tape::Untracked);
             (Saved::Input { rows, hidden }, forwarded)
         }
     }
 }
 
-/// `E`: the forward, keeping nothing.
-pub(crate) fn evaluate(store: &Store, rows: &Rows, hidden: Option<Tensor<2>>, objective: &Objective) -> Forwarded {
-    match store.part.forward(rows, hidden, &mut Tape::Untracked) {
+/// `E`: the forward, keeping nothing but what a watching tape notes.
+pub(crate) fn evaluate(
+    store: &Store,
+    rows: &Rows,
+    hidden: Option<Tensor<2>>,
+    objective: &Objective,
+    tape: &mut Tape,
+) -> Forwarded {
+    match store.part.forward(rows, hidden, tape) {
         Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden, rows: without_ids(rows) }),
         Output::Normalised(hidden) => Forwarded::Normalised(Carry { hidden, rows: without_ids(rows) }),
         Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights, rows.n_tokens).0),

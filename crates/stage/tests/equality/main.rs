@@ -10,6 +10,7 @@ mod reference;
 mod routes;
 mod schedules;
 mod setup;
+mod statistics;
 mod tied;
 mod updates;
 mod vocabulary;
