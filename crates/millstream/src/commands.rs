@@ -29,7 +29,7 @@ pub enum Command {
     Simulate(simulate::Args),
     /// Train a tokenizer, turn text into ids and back, or look at one.
     Tokenizer(tokenizer::Args),
-    /// Write a run's report.html and trace.json again.
+    /// Write a run's report.html and trace.json again, or compare several runs.
     Report(report::Args),
     /// List the run files that come with the program, or print one.
     Presets(presets::Args),

@@ -4,8 +4,12 @@
 
 mod allocator;
 mod commands;
+#[cfg(unix)]
+mod dashboard;
+mod exporter;
 mod fault;
 mod header;
+mod interrupt;
 mod model_folder;
 mod out_folder;
 mod progress;
@@ -13,8 +17,10 @@ mod report;
 mod run_file;
 mod session;
 mod simulation_file;
+mod tensorboard;
 mod toml_file;
 mod units;
+mod watchers;
 
 use clap::Parser;
 use commands::Command;

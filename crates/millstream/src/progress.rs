@@ -1,10 +1,11 @@
 //! Live progress: a bar on a terminal, plain lines elsewhere.
 
+use crate::report::Line;
 use crate::units::{count, percent, seconds};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::IsTerminal;
 use std::time::Instant;
-use train::{Event, StepMetrics};
+use train::StepMetrics;
 
 /// Shows a run's events.
 pub struct Progress {
@@ -24,6 +25,9 @@ enum Show {
 /// Plain lines of a run, validations apart.
 const LINES: u64 = 20;
 
+/// Characters of a sample that are shown on the way: a line.
+const SAMPLE_CHARS: usize = 80;
+
 impl Progress {
     /// Progress of a run that goes from `done_before` steps to `steps`.
     pub fn new(steps: u64, done_before: u64) -> Self {
@@ -37,13 +41,13 @@ impl Progress {
         Self { steps, start: Instant::now(), done_before, validation_loss: None, show }
     }
 
-    /// Shows an event; lines go through `print`.
+    /// Shows a line of the metrics; lines of text go through `print`.
     ///
     /// # Errors
     /// What `print` gives.
-    pub fn show(&mut self, event: &Event, mut print: impl FnMut(&str) -> std::io::Result<()>) -> std::io::Result<()> {
-        match event {
-            Event::Step(step) => {
+    pub fn show(&mut self, line: &Line, mut print: impl FnMut(&str) -> std::io::Result<()>) -> std::io::Result<()> {
+        match line {
+            Line::Step(step) => {
                 let text = self.step_text(step);
                 match &self.show {
                     Show::Bar(bar) => {
@@ -66,15 +70,20 @@ impl Progress {
                 }
                 Ok(())
             }
-            Event::Validation(validation) => {
+            Line::Validation(validation) => {
                 self.validation_loss = Some(validation.loss);
                 let text = format!(
                     "validation after step {}: loss {:.3}, perplexity {:.1}, {:.3} bits per byte",
                     validation.step, validation.loss, validation.perplexity, validation.bits_per_byte
                 );
-                self.line(&text, print)
+                self.say(&text, print)
             }
-            Event::Checkpoint { folder, .. } => self.line(&format!("saved {}", folder.display()), print),
+            Line::Blocks(_) => Ok(()),
+            Line::Sample(sample) => {
+                let text: String = format!("{}{}", sample.prompt, sample.text).chars().take(SAMPLE_CHARS).collect();
+                let shown = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+                self.say(&format!("sample after step {}: {}", sample.step, shown.collect::<String>()), print)
+            }
         }
     }
 
@@ -85,7 +94,11 @@ impl Progress {
         }
     }
 
-    fn line(&self, text: &str, mut print: impl FnMut(&str) -> std::io::Result<()>) -> std::io::Result<()> {
+    /// Shows a sentence; see [`Progress::show`].
+    ///
+    /// # Errors
+    /// What `print` gives.
+    pub fn say(&self, text: &str, mut print: impl FnMut(&str) -> std::io::Result<()>) -> std::io::Result<()> {
         match &self.show {
             Show::Bar(bar) => {
                 bar.println(text);

@@ -10,7 +10,7 @@ mod tests;
 mod write;
 
 pub use pipeline::{BACKWARDS, SCHEDULES};
-pub use presets::PRESETS;
+pub use presets::{PRESETS, Preset};
 pub use write::write;
 
 use crate::toml_file::{self, Entry, Place, Problem, Problems, Reader, Table, Value};
@@ -51,6 +51,20 @@ pub fn resolve(request: &Request) -> Result<Settings, Problems> {
             Err(failed(problems))
         }
     }
+}
+
+/// The preset that a request builds on, when it can be resolved and builds on one.
+pub fn preset(request: &Request) -> Option<&'static Preset> {
+    let named = |table: &Table| match &table.get("preset")?.node.value {
+        Value::Text(name) => PRESETS.iter().find(|preset| preset.name == name),
+        _ => None,
+    };
+    let sets = request.sets.iter().rev().filter_map(|set| toml_file::parse_option(Place::named("--set"), set).ok());
+    let of_sets = sets.filter_map(|set| named(&set)).next();
+    of_sets.or_else(|| match &request.file {
+        None => Some(&PRESETS[0]),
+        Some(path) => named(&toml_file::parse("run file", &std::fs::read_to_string(path).ok()?).0),
+    })
 }
 
 /// All layers as one table, and the place to name when something is missing. Fails where the file has no layer to give:

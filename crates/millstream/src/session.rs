@@ -1,25 +1,31 @@
 //! One training session: from resolved settings to a folder with everything a run leaves.
 
+#[cfg(unix)]
+use crate::dashboard::{Dashboard, State};
+use crate::exporter::{Reserved, RunInfo};
 use crate::header::{header, stages};
+use crate::interrupt::Interrupt;
 use crate::out_folder::{OutFolder, write_whole};
 use crate::progress::Progress;
 use crate::report::{
-    self, Kept, Machine, ModelSummary, Sample, SpeedSummary, Status, StepSummary, Summary, TimelineFile, Timelines,
-    ValidationSummary, Yardsticks,
+    self, Kept, Machine, ModelSummary, Sample, SampleMetrics, SpeedSummary, Status, StepSummary, Summary, TimelineFile,
+    Timelines, ValidationSummary, Yardsticks,
 };
-use crate::units::{bytes, seconds};
+use crate::tensorboard::{EventFile, TENSORBOARD};
+use crate::units::{bytes, count, seconds};
+use crate::watchers::{Followed, Screen, Watchers};
 use crate::{Outcome, commands, fault, run_file};
 use anyhow::Context;
+use architecture::Weight;
 use burn::tensor::Device;
 use mesh::Rank;
 use serve::{Generator, Options, Sampler, Sampling};
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::convert::Infallible;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
-use train::{CHECKPOINTS, Ended, Event, Resume, Settings, StepMetrics, Trainer, ValidationMetrics};
+use std::time::{Instant, SystemTime};
+use train::{CHECKPOINTS, Ended, Resume, Settings, Trainer};
 
 /// Name of the exported model's folder within a run's.
 pub const MODEL: &str = "model";
@@ -30,14 +36,33 @@ const PRODUCTS: usize = 5;
 /// A change of the machine's speed that is told: as large as makes a measurement void (docs/prediction.md).
 const UNSTEADY: f64 = 0.05;
 
+/// How a run is shown, and where its run file comes from.
+pub struct Manner {
+    /// The preset that the run file was laid over.
+    pub preset: Option<&'static str>,
+    /// Whether the whole terminal is used.
+    pub view: View,
+}
+
+/// What a person sees of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// A bar on a terminal, lines elsewhere.
+    Progress,
+    /// The live dashboard.
+    Dashboard,
+}
+
 /// Trains as the settings say, into `folder`.
 ///
 /// # Errors
 /// What the inputs or the disk have wrong; a run that failed on its way has its report, and its checkpoints stay.
-pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyhow::Result<Outcome> {
+pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: Manner) -> anyhow::Result<Outcome> {
     let start = Instant::now();
     let path = folder.path().to_owned();
-    let interrupted = interrupt_flag()?;
+    let interrupt = Interrupt::installed()?;
+    // Before the text is read and costs are measured, which takes a while.
+    let reserved = settings.metrics.prometheus.map(Reserved::new).transpose()?;
     let trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume);
     let mut trainer = trainer.map_err(inputs_fault)?;
     if trainer.step() >= settings.steps && path.join(MODEL).exists() {
@@ -50,44 +75,46 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
     let before = Speed::now();
     let calibrated = trainer.plan().calibrated_gflops;
     show(&header(&settings, &trainer, &path))?;
-    // Not before: a run that cannot be resumed with these settings still can with those it had.
-    write_whole(&path.join("run.toml"), run_file::write(&settings))?;
-    // The prediction is on disk before the first step that it predicts.
-    let plan = trainer.plan();
-    let mut timelines = Timelines {
-        predicted: Some(TimelineFile::from(&plan.predicted)),
-        measured: None,
-        kept: plan.costs.stages.iter().map(Kept::from).collect(),
-    };
-    timelines.write(&path)?;
+    if let Some(reserved) = &reserved {
+        show(&format!("{:<11}{}\n", "metrics", reserved.url()))?;
+    }
+    let (mut timelines, mut summary) = begin(&settings, &trainer, &path, manner.preset, before)?;
     folder.keep();
-
     show(&format!(
         "{:<11}{:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
         "machine", before.peak_gflops
     ))?;
-    let mut seen = Seen::new(&path, &settings, trainer.step())?;
-    let ended = trainer.run(&interrupted, Some(before.peak_gflops * 1e9), |event| seen.take(&event));
-    let mut conclude = || {
-        seen.finish()?;
+    let mut watchers = watchers(&settings, &trainer, &path, reserved, manner.view, &interrupt)?;
+    let ended = loop {
+        let peak_flops = Some(before.peak_gflops * 1e9);
+        match trainer.run(interrupt.flag(), peak_flops, |event| watchers.take(event)) {
+            Ok(Ended::SampleDue) => watchers.take_sample(sample_on_the_way(&settings, &trainer)),
+            ended => break ended,
+        }
+    };
+    let (followed, complete) = watchers.finish();
+    let conclude = || {
         let after = Speed::now();
         timelines.measured = middle_step(&trainer).map(TimelineFile::from);
         timelines.write(&path)?;
-        let mut summary = summarise(&settings, &trainer, &seen, calibrated, [before, after])?;
+        add_outcome(&mut summary, &trainer, &followed, calibrated, [before, after])?;
         match &ended {
             Ok(Ended::Finished) => summary.sample = finish(&settings, &trainer, &path)?,
             Ok(Ended::Interrupted) => summary.status = Status::Interrupted,
+            Ok(Ended::SampleDue) => unreachable!("the loop goes on"),
             Err(error) => summary.status = Status::Failed(error.to_string()),
         }
         summary.wall_s = Some(start.elapsed().as_secs_f64());
         summary.write(&path)?;
         let page = report::write_report(&path)?;
-        Ok(show(&closing(&summary, &trainer, &path, &page))?)
+        show(&closing(&summary, &trainer, &path, &page))?;
+        complete
     };
     let concluded: anyhow::Result<()> = conclude();
     match ended {
         Ok(Ended::Finished) => concluded.map(|()| Outcome::Done),
         Ok(Ended::Interrupted) => concluded.map(|()| Outcome::Interrupted),
+        Ok(Ended::SampleDue) => unreachable!("the loop goes on"),
         // That the report could not be written either would hide why the run stopped.
         Err(error) => {
             if checkpoint::latest(&path.join(CHECKPOINTS)).is_ok_and(|found| found.checkpoint.is_some()) {
@@ -99,6 +126,49 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume) -> anyho
             Err(step_fault(error))
         }
     }
+}
+
+/// Writes what is known before the first step: the run file, the prediction, and a summary that says that the run goes on.
+fn begin(
+    settings: &Settings,
+    trainer: &Trainer,
+    folder: &Path,
+    preset: Option<&str>,
+    before: Speed,
+) -> anyhow::Result<(Timelines, Summary)> {
+    // Not before: a run that cannot be resumed with these settings still can with those it had.
+    write_whole(&folder.join("run.toml"), run_file::write(settings))?;
+    let plan = trainer.plan();
+    let timelines = Timelines {
+        predicted: Some(TimelineFile::from(&plan.predicted)),
+        measured: None,
+        kept: plan.costs.stages.iter().map(Kept::from).collect(),
+    };
+    // The prediction is on disk before the first step that it predicts.
+    timelines.write(folder)?;
+    let earlier = || Summary::earlier(folder)?.preset;
+    let preset = preset.map(str::to_owned).or_else(earlier);
+    let summary = Summary { status: Status::Running, preset, ..at_start(settings, trainer, before) };
+    summary.write(folder)?;
+    Ok((timelines, summary))
+}
+
+/// Those who follow the run, from its first event on.
+fn watchers(
+    settings: &Settings,
+    trainer: &Trainer,
+    folder: &Path,
+    reserved: Option<Reserved>,
+    view: View,
+    interrupt: &Arc<Interrupt>,
+) -> anyhow::Result<Watchers> {
+    let exporter = reserved.map(|reserved| reserved.serve(run_info(settings, trainer, folder))).transpose()?;
+    let events = settings.metrics.tensorboard.then(|| {
+        let events = EventFile::create(folder, trainer.step(), &run_file::write(settings), SystemTime::now());
+        events.with_context(|| format!("event files cannot be written in {}", folder.join(TENSORBOARD).display()))
+    });
+    let events = events.transpose()?;
+    Watchers::new(folder, screen(view, settings, trainer, folder, interrupt)?, events, exporter)
 }
 
 /// What this machine can do, in matrix products.
@@ -118,68 +188,6 @@ impl Speed {
     }
 }
 
-/// Events as they come: to the screen and to `metrics.jsonl`.
-struct Seen {
-    progress: Progress,
-    metrics: File,
-    last_steps: Vec<StepMetrics>,
-    validation: Option<ValidationMetrics>,
-    /// The first failure to write; training goes on, and the run's end reports it.
-    failure: Option<std::io::Error>,
-}
-
-/// Steps whose losses are averaged for the summary.
-const LAST_STEPS: usize = 20;
-
-impl Seen {
-    fn new(folder: &Path, settings: &Settings, done_before: u64) -> anyhow::Result<Self> {
-        let path = folder.join("metrics.jsonl");
-        let metrics = whole_lines(&path).with_context(|| format!("{} cannot be written", path.display()))?;
-        Ok(Self {
-            progress: Progress::new(settings.steps, done_before),
-            metrics,
-            last_steps: Vec::new(),
-            validation: None,
-            failure: None,
-        })
-    }
-
-    fn take(&mut self, event: &Event) {
-        match event {
-            Event::Step(step) => {
-                self.last_steps.push(step.clone());
-                let surplus = self.last_steps.len().saturating_sub(LAST_STEPS);
-                self.last_steps.drain(..surplus);
-            }
-            Event::Validation(validation) => self.validation = Some(validation.clone()),
-            Event::Checkpoint { .. } => {}
-        }
-        let line = report::line(event).unwrap_or_default();
-        let written = self.metrics.write_all(line.as_bytes()).and_then(|()| self.progress.show(event, show));
-        if let Err(error) = written {
-            self.failure.get_or_insert(error);
-        }
-    }
-
-    fn finish(&mut self) -> anyhow::Result<()> {
-        self.progress.finish();
-        match self.failure.take() {
-            None => Ok(()),
-            Some(error) => Err(error).context("metrics.jsonl is not complete"),
-        }
-    }
-}
-
-/// A file to append lines to, without the piece of a line that a killed process may have left at its end.
-fn whole_lines(path: &Path) -> std::io::Result<File> {
-    let mut file = File::options().create(true).read(true).append(true).open(path)?;
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
-    let end = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
-    file.set_len(end as u64)?;
-    Ok(file)
-}
-
 /// Exports the model and lets it write.
 fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Result<Option<Sample>> {
     let model = folder.join(MODEL);
@@ -193,30 +201,80 @@ fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Resu
     remove(&fresh).with_context(|| format!("{} cannot be removed", fresh.display()))?;
     trainer.export(&fresh)?;
     replace().with_context(|| format!("{} cannot be replaced", model.display()))?;
-    let wanted = &settings.sample;
-    if wanted.tokens == 0 {
+    if settings.sample.tokens == 0 {
         return Ok(None);
     }
-    let sampling = Sampling { temperature: wanted.temperature, top_k: wanted.top_k, top_p: None, seed: settings.seed };
-    let options = Options { tokens_max: wanted.tokens, sampler: Sampler::new(sampling)?, stop: Vec::new() };
-    let generator = Generator::open(&model, &Device::flex())?;
-    let generated = generator.generate(&wanted.prompt, &options, |_| ())?;
-    Ok(Some(Sample { prompt: wanted.prompt.clone(), text: generated.text }))
+    let text = sample(settings, &Generator::open(&model, &Device::flex())?)?;
+    Ok(Some(Sample { prompt: settings.sample.prompt.clone(), text }))
 }
 
-fn summarise(
+/// Lets the model write with the weights that it has now, of which a second copy is held meanwhile.
+fn sample_on_the_way(settings: &Settings, trainer: &Trainer) -> anyhow::Result<SampleMetrics> {
+    let tokenizer = Some(trainer.corpus().tokenizer.clone());
+    let weights = |weight: &Weight| Ok::<_, Infallible>(trainer.weight(weight));
+    let Ok(generator) = Generator::new(trainer.architecture(), tokenizer, &Device::flex(), weights);
+    let text = sample(settings, &generator)?;
+    Ok(SampleMetrics { step: trainer.step(), prompt: settings.sample.prompt.clone(), text })
+}
+
+/// How the model goes on with the prompt.
+fn sample(settings: &Settings, generator: &Generator) -> anyhow::Result<String> {
+    let wanted = &settings.sample;
+    let sampling = Sampling { temperature: wanted.temperature, top_k: wanted.top_k, top_p: None, seed: settings.seed };
+    let options = Options { tokens_max: wanted.tokens, sampler: Sampler::new(sampling)?, stop: Vec::new() };
+    Ok(generator.generate(&wanted.prompt, &options, |_| ())?.text)
+}
+
+/// Where a person sees the run.
+fn screen(
+    view: View,
     settings: &Settings,
     trainer: &Trainer,
-    seen: &Seen,
-    calibrated: Option<f64>,
-    [before, after]: [Speed; 2],
-) -> anyhow::Result<Summary> {
+    folder: &Path,
+    interrupt: &Arc<Interrupt>,
+) -> anyhow::Result<Screen> {
+    match view {
+        View::Progress => Ok(Screen::Progress(Progress::new(settings.steps, trainer.step()))),
+        #[cfg(unix)]
+        View::Dashboard => {
+            let (predicted, stages) = (&trainer.plan().predicted, stages(trainer));
+            let rank = |rank: usize| {
+                let own = stages.iter().filter(|stage| stage.rank == rank);
+                let own: Vec<String> = own.map(|stage| format!("stage {}: {}", stage.stage, stage.blocks)).collect();
+                (own.join(", "), predicted.peak_bytes(Rank(rank)))
+            };
+            let ranks = (0..predicted.n_ranks).map(rank).collect();
+            let parameters = count(trainer.architecture().n_parameters() as u64);
+            let title = format!(
+                "{}: {:?}, {parameters} parameters, {} on {} ranks",
+                folder.display(),
+                trainer.architecture().family,
+                trainer.plan().schedule.name,
+                predicted.n_ranks
+            );
+            let state = State::new(title, settings.steps, trainer.step(), ranks);
+            let dashboard = Dashboard::open(state, interrupt.clone());
+            Ok(Screen::Dashboard(dashboard.context("the terminal cannot be used for the dashboard")?))
+        }
+        #[cfg(not(unix))]
+        View::Dashboard => anyhow::bail!("the dashboard needs a Unix terminal; leave --tui out"),
+    }
+}
+
+fn run_info(settings: &Settings, trainer: &Trainer, folder: &Path) -> RunInfo {
+    RunInfo {
+        folder: folder.display().to_string(),
+        model: format!("{:?}", trainer.architecture().family),
+        schedule: trainer.plan().schedule.name.clone(),
+        parameters: trainer.architecture().n_parameters() as u64,
+        steps: settings.steps,
+    }
+}
+
+/// What is known before the first step.
+fn at_start(settings: &Settings, trainer: &Trainer, before: Speed) -> Summary {
     let (architecture, plan) = (trainer.architecture(), trainer.plan());
-    let yardsticks = trainer.corpus().yardsticks()?;
-    let losses = seen.last_steps.iter().map(|step| step.loss);
-    let mean = losses.sum::<f64>() / seen.last_steps.len() as f64;
-    Ok(Summary {
-        status: Status::Finished,
+    Summary {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         model: Some(ModelSummary {
             family: format!("{:?}", architecture.family),
@@ -232,30 +290,40 @@ fn summarise(
         devices: settings.pipeline.devices.clone(),
         cores: Some(plan.spec.cores.iter().map(|cores| cores.permits * cores.threads).sum()),
         predicted: Some(StepSummary::of(&plan.predicted)),
-        measured: middle_step(trainer).map(StepSummary::of),
         steps: trainer.step(),
-        train_loss: (!seen.last_steps.is_empty()).then_some(mean),
-        validation: seen.validation.as_ref().map(|validation| ValidationSummary {
-            loss: validation.loss,
-            perplexity: validation.perplexity,
-            bits_per_byte: validation.bits_per_byte,
-        }),
-        yardsticks: Some(Yardsticks {
-            unigram_nats_per_token: yardsticks.unigram_nats_per_token,
-            unigram_bits_per_byte: yardsticks.unigram_bits_per_byte,
-            xz_bits_per_byte: yardsticks.xz_bits_per_byte,
-            text_bytes: yardsticks.text_bytes,
-        }),
-        sample: None,
         machine: Some(Machine::here()),
         matmul_gflops: Some(before.peak_gflops),
-        speed: Some(SpeedSummary {
-            calibrated_gflops: calibrated,
-            before_gflops: before.gflops,
-            after_gflops: after.gflops,
-        }),
-        wall_s: None,
-    })
+        ..Summary::default()
+    }
+}
+
+/// What the steps have brought.
+fn add_outcome(
+    summary: &mut Summary,
+    trainer: &Trainer,
+    followed: &Followed,
+    calibrated: Option<f64>,
+    [before, after]: [Speed; 2],
+) -> anyhow::Result<()> {
+    let yardsticks = trainer.corpus().yardsticks()?;
+    summary.status = Status::Finished;
+    summary.measured = middle_step(trainer).map(StepSummary::of);
+    summary.steps = trainer.step();
+    summary.train_loss = followed.train_loss;
+    summary.validation = followed.validation.as_ref().map(|validation| ValidationSummary {
+        loss: validation.loss,
+        perplexity: validation.perplexity,
+        bits_per_byte: validation.bits_per_byte,
+    });
+    summary.yardsticks = Some(Yardsticks {
+        unigram_nats_per_token: yardsticks.unigram_nats_per_token,
+        unigram_bits_per_byte: yardsticks.unigram_bits_per_byte,
+        xz_bits_per_byte: yardsticks.xz_bits_per_byte,
+        text_bytes: yardsticks.text_bytes,
+    });
+    summary.speed =
+        Some(SpeedSummary { calibrated_gflops: calibrated, before_gflops: before.gflops, after_gflops: after.gflops });
+    Ok(())
 }
 
 /// The last steps' timeline of median length.
@@ -321,6 +389,7 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         written("checkpoints", &folder.join(CHECKPOINTS));
     }
     written("metrics", &folder.join("metrics.jsonl"));
+    written("TensorBoard", &folder.join(TENSORBOARD));
     written("trace (Perfetto)", &folder.join("trace.json"));
     if summary.status == Status::Interrupted {
         lines += &format!(
@@ -330,19 +399,6 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         );
     }
     lines
-}
-
-/// Raised by Ctrl-C and by a request to terminate; a second one ends the process at once.
-fn interrupt_flag() -> anyhow::Result<Arc<AtomicBool>> {
-    let flag = Arc::new(AtomicBool::new(false));
-    let raised = flag.clone();
-    ctrlc::set_handler(move || {
-        if raised.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-    })
-    .context("the handler for Ctrl-C cannot be installed")?;
-    Ok(flag)
 }
 
 /// Where token caches live: the user's cache folder, or the run's own where there is none.

@@ -34,7 +34,7 @@ fn write(page: &mut String, timeline: &Timeline, title: &str, until_s: f64) -> f
     let x = |at_s: f64| LEFT + if until_s > 0.0 { at_s / until_s * (WIDTH - LEFT - RIGHT) } else { 0.0 };
     writeln!(
         page,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" class="gantt" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="system-ui, sans-serif" font-size="12">"#
+        r#"<svg xmlns="http://www.w3.org/2000/svg" class="gantt" data-until="{until_s}" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="system-ui, sans-serif" font-size="12">"#
     )?;
     page.push_str(STYLE);
     writeln!(
@@ -51,7 +51,7 @@ fn write(page: &mut String, timeline: &Timeline, title: &str, until_s: f64) -> f
         writeln!(page, r#"<path class="grid" d="M{at:.1} {TOP}V{bottom}"/>"#)?;
         writeln!(
             page,
-            r#"<text class="faint" x="{at:.1}" y="{below}" text-anchor="middle">{}</text>"#,
+            r#"<text class="faint tick" x="{at:.1}" y="{below}" text-anchor="middle">{}</text>"#,
             seconds(at_s, until_s, step_s)
         )?;
     }

@@ -1,5 +1,6 @@
 //! What the loop reports while it runs. `metrics.jsonl` holds the same numbers.
 
+use crate::BlocksMetrics;
 use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
 
@@ -10,6 +11,8 @@ pub enum Event {
     Step(StepMetrics),
     /// A validation is done.
     Validation(ValidationMetrics),
+    /// Parameters and activations were looked at, which comes with every validation.
+    Blocks(BlocksMetrics),
     /// A checkpoint is safely on disk.
     Checkpoint {
         /// After this step.
@@ -46,6 +49,18 @@ pub struct StepMetrics {
     /// several sources.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "numbers_or_null")]
     pub loss_by_source: BTreeMap<String, f64>,
+    /// Each rank's part; empty in files that do not have it.
+    #[serde(default)]
+    pub ranks: Vec<RankMetrics>,
+}
+
+/// A rank's part of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RankMetrics {
+    /// Share of the step in which it did not compute, in [0, 1].
+    pub idle: f64,
+    /// The most bytes it held at once.
+    pub peak_bytes: u64,
 }
 
 /// One validation.
@@ -55,10 +70,13 @@ pub struct ValidationMetrics {
     pub step: u64,
     /// Mean loss over counted tokens, in nats per token; of several sources, the mean of their losses by their shares of
     /// the training rows.
+    #[serde(deserialize_with = "number_or_null")]
     pub loss: f64,
     /// `exp(loss)`.
+    #[serde(deserialize_with = "number_or_null")]
     pub perplexity: f64,
     /// The loss over the bytes of the text, in bits per byte; of several sources, of their mixture.
+    #[serde(deserialize_with = "number_or_null")]
     pub bits_per_byte: f64,
     /// Counted tokens.
     pub tokens: u64,
@@ -70,7 +88,7 @@ pub struct ValidationMetrics {
 }
 
 /// JSON has no word for a number that is not finite and writes null.
-fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+pub(crate) fn number_or_null<'de, D: Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
     Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Does not know about the command line, the run file, the report or serving.
 
+mod blocks;
 mod data;
 mod error;
 mod event;
@@ -11,11 +12,12 @@ mod settings;
 mod state;
 mod trainer;
 
+pub use blocks::{BlockMetrics, BlocksMetrics};
 pub use error::TrainError;
-pub use event::{Event, StepMetrics, ValidationMetrics};
+pub use event::{Event, RankMetrics, StepMetrics, ValidationMetrics};
 pub use run_plan::{RunPlan, matmul_gflops};
 pub use settings::{
-    BatchSettings, CheckpointSettings, DataSettings, LearningRate, ModelSource, OptimizerSettings, PipelineSettings,
-    SampleSettings, Settings, TokenizerSource, ValidationSettings,
+    BatchSettings, CheckpointSettings, DataSettings, LearningRate, MetricsSettings, ModelSource, OptimizerSettings,
+    PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,
 };
 pub use trainer::{CHECKPOINTS, Ended, Resume, Trainer};

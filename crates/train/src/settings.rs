@@ -5,6 +5,7 @@ use corpus::SourceOptions;
 use mesh::StageMap;
 use plan::Recompute;
 use stage::{NotFinite, RollBack};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// A whole run.
@@ -30,8 +31,10 @@ pub struct Settings {
     pub validation: ValidationSettings,
     /// When to save and what to keep.
     pub checkpoint: CheckpointSettings,
-    /// What to write at the end.
+    /// What text to write, and when.
     pub sample: SampleSettings,
+    /// Where metrics go besides the run's `metrics.jsonl`.
+    pub metrics: MetricsSettings,
 }
 
 /// Text sources.
@@ -175,9 +178,11 @@ pub struct CheckpointSettings {
     pub keep: usize,
 }
 
-/// The text written at the end.
+/// The text written at the end, and on the way.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SampleSettings {
+    /// Every so many steps, and always at the end; `None` only at the end.
+    pub every: Option<u64>,
     /// What it starts from.
     pub prompt: String,
     /// Tokens to write; 0 writes none.
@@ -186,4 +191,13 @@ pub struct SampleSettings {
     pub temperature: f64,
     /// Only the so many likeliest tokens; `None` for all.
     pub top_k: Option<usize>,
+}
+
+/// Where metrics go besides the run's `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsSettings {
+    /// Whether TensorBoard event files are written.
+    pub tensorboard: bool,
+    /// Where they can be fetched in Prometheus' format while the run goes on.
+    pub prometheus: Option<SocketAddr>,
 }

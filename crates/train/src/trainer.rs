@@ -3,11 +3,16 @@
 use crate::data::{loss_by_source, microbatches};
 use crate::run_plan::update;
 use crate::state::State;
-use crate::{Event, ModelSource, RunPlan, Settings, StepMetrics, TokenizerSource, TrainError, ValidationMetrics};
-use architecture::Architecture;
+use crate::{
+    BlocksMetrics, Event, ModelSource, RankMetrics, RunPlan, Settings, StepMetrics, TokenizerSource, TrainError,
+    ValidationMetrics,
+};
+use architecture::{Architecture, Block, Weight};
 use checkpoint::{Checkpoint, Dtype, Export, Folder, Part};
 use corpus::{Borders, Corpus, CorpusOptions, Mixture, Packing, TokenizerChoice, ValidationRows};
-use simulate::Timeline;
+use kernels::{AdamW, Size};
+use mesh::Rank;
+use simulate::{Bubble, Timeline};
 use stage::{Objective, Pipeline, Source, Step};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,11 +35,17 @@ pub struct Trainer {
     checkpoints: PathBuf,
     skipped: Vec<String>,
     measured: Vec<Timeline>,
+    /// The last update; `None` before the first and when the last step was skipped.
+    last_update: Option<AdamW>,
+    /// The residual stream after each block in the first batch of the last validation.
+    outputs: Vec<(Block, Size)>,
 }
 
-/// How a run ended.
+/// Why [`Trainer::run`] came back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
+    /// A text is to be written ([`crate::SampleSettings::every`]), which is not this crate's; run again to go on.
+    SampleDue,
     /// All steps are done.
     Finished,
     /// The flag was raised; the step was finished and saved.
@@ -94,8 +105,20 @@ impl Trainer {
                 (None, _, _) => vec![0.0; weight.n_elements()],
             })
         })?;
-        let measured = Vec::new();
-        Ok(Self { settings, corpus, plan, pipeline, training, validation, state, checkpoints, skipped, measured })
+        Ok(Self {
+            settings,
+            corpus,
+            plan,
+            pipeline,
+            training,
+            validation,
+            state,
+            checkpoints,
+            skipped,
+            measured: Vec::new(),
+            last_update: None,
+            outputs: Vec::new(),
+        })
     }
 
     /// What will be played, and what it is predicted to cost.
@@ -131,7 +154,8 @@ impl Trainer {
     /// How many timelines are kept: enough for a median, few enough for a report.
     pub const TIMELINES_MAX: usize = 25;
 
-    /// Trains until the last step, or until `interrupted` is raised: then the step under way is finished and saved.
+    /// Trains until the last step, or until `interrupted` is raised: then the step under way is finished and saved; or
+    /// until a sample is due.
     /// `peak_flops` is the machine's measured matrix-product rate per second, for the share of it in the metrics.
     ///
     /// # Errors
@@ -151,6 +175,7 @@ impl Trainer {
                 let rows = if step == steps { usize::MAX } else { self.settings.validation.rows };
                 if let Some(metrics) = self.validate(rows, interrupted)? {
                     on_event(Event::Validation(metrics));
+                    on_event(Event::Blocks(self.blocks()?));
                 }
             }
             let stop = interrupted.load(Ordering::Relaxed);
@@ -160,6 +185,9 @@ impl Trainer {
             }
             if stop && step < steps {
                 return Ok(Ended::Interrupted);
+            }
+            if step < steps && due(self.settings.sample.every, step) {
+                return Ok(Ended::SampleDue);
             }
         }
         Ok(Ended::Finished)
@@ -171,16 +199,19 @@ impl Trainer {
         let (batch, cursor) = self.training.batch(&self.state.cursor, self.settings.batch.rows);
         let total_weight = batch.weight();
         let learning_rate = self.settings.optimizer.learning_rate.at(number, self.settings.steps);
+        let update = update(&self.settings, number, learning_rate);
         let report = self.pipeline.play(Step {
             number,
             schedule: self.plan.schedule.clone(),
             microbatches: microbatches(&batch, self.settings.batch.microbatches),
             objective: Objective::NextToken { total_weight },
-            update: Some(update(&self.settings, number, learning_rate)),
+            update: Some(update),
         })?;
+        self.last_update = (!report.is_skipped()).then_some(update.adamw);
         self.state = State { step: number, cursor };
         let step_s = start.elapsed().as_secs_f64();
         let n_tokens = (batch.rows * batch.tokens) as f64;
+        let bubbles = simulate::bubbles(&report.timeline, &self.plan.costs);
         let flops = self.architecture().training_flops_per_token(batch.tokens) * n_tokens;
         let metrics = StepMetrics {
             step: number,
@@ -191,11 +222,12 @@ impl Trainer {
             step_s,
             tokens_per_s: n_tokens / step_s,
             peak_share: peak_flops.map(|peak| flops / step_s / peak),
-            bubble: simulate::idle_fraction(&simulate::bubbles(&report.timeline, &self.plan.costs)),
+            bubble: simulate::idle_fraction(&bubbles),
             loss_by_source: match self.corpus.sources.as_slice() {
                 [_] => BTreeMap::new(),
                 sources => loss_by_source(&batch, &report.losses, total_weight, sources),
             },
+            ranks: ranks(&report.timeline, &bubbles),
         };
         if self.measured.len() == Self::TIMELINES_MAX {
             self.measured.remove(0);
@@ -219,6 +251,7 @@ impl Trainer {
         let n_sources = self.corpus.sources.len();
         let (mut mean, mut bytes_per_token, mut n_tokens) = (0.0, 0.0, 0);
         let mut by_source = BTreeMap::new();
+        self.outputs.clear();
         for index in 0..n_sources {
             let Some((nats, weight)) = self.validate_source(index, rows_max / n_sources, interrupted)? else {
                 return Ok(None);
@@ -261,17 +294,37 @@ impl Trainer {
                 return Ok(None);
             }
             let batch = self.validation[source].batch(first, per_step);
-            let report = self.pipeline.play(Step {
+            let step = Step {
                 number: self.state.step,
                 schedule: schedule.clone(),
                 microbatches: microbatches(&batch, count),
                 objective: Objective::NextToken { total_weight: 1.0 },
                 update: None,
-            })?;
+            };
+            let report = match first {
+                0 => self.pipeline.play_watched(step)?,
+                _ => self.pipeline.play(step)?,
+            };
+            self.outputs.extend(report.outputs.iter().copied());
             loss += report.loss();
             weight += batch.weight();
         }
         Ok(Some((loss, weight)))
+    }
+
+    /// Parameters after the last step, and activations of the last validation.
+    fn blocks(&self) -> Result<BlocksMetrics, TrainError> {
+        let parameters = self.pipeline.statistics(self.last_update)?;
+        let (architecture, partition) = (self.architecture(), &self.plan.spec.partition);
+        Ok(BlocksMetrics::new(self.state.step, architecture, partition, &parameters, &self.outputs))
+    }
+
+    /// The values of a parameter as they are now.
+    ///
+    /// # Panics
+    /// When the model does not have it, or a step has failed.
+    pub fn weight(&self, weight: &Weight) -> Vec<f32> {
+        self.read(&weight.name, Source::Value)
     }
 
     /// Saves a checkpoint and yields its folder, which is also a Hugging Face folder.
@@ -303,6 +356,16 @@ impl Trainer {
     fn read(&self, name: &str, source: Source) -> Vec<f32> {
         self.pipeline.read(name, source).expect("invariant: no step has failed, or the run had ended")
     }
+}
+
+/// Each rank's part of a step.
+fn ranks(timeline: &Timeline, bubbles: &[Bubble]) -> Vec<RankMetrics> {
+    let of_rank = |(rank, bubble): (usize, &Bubble)| {
+        let (idle_s, all_s) = (bubble.idle_s(), bubble.compute_s + bubble.idle_s());
+        let idle = if all_s > 0.0 { idle_s / all_s } else { 0.0 };
+        RankMetrics { idle, peak_bytes: timeline.peak_bytes(Rank(rank)) }
+    };
+    bubbles.iter().enumerate().map(of_rank).collect()
 }
 
 /// Where a run starts.

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::{
-    BatchSettings, CHECKPOINTS, CheckpointSettings, DataSettings, Ended, Event, LearningRate, ModelSource,
-    OptimizerSettings, PipelineSettings, Resume, SampleSettings, Settings, StepMetrics, TokenizerSource, TrainError,
-    Trainer, ValidationSettings,
+    BatchSettings, CHECKPOINTS, CheckpointSettings, DataSettings, Ended, Event, LearningRate, MetricsSettings,
+    ModelSource, OptimizerSettings, PipelineSettings, Resume, SampleSettings, Settings, StepMetrics, TokenizerSource,
+    TrainError, Trainer, ValidationSettings,
 };
 
 fn settings(text: &Path, n_stages: usize) -> Settings {
@@ -75,7 +75,8 @@ fn settings(text: &Path, n_stages: usize) -> Settings {
         },
         validation: ValidationSettings { every: Some(5), rows: 6 },
         checkpoint: CheckpointSettings { every: Some(4), keep: 2 },
-        sample: SampleSettings { prompt: String::new(), tokens: 0, temperature: 0.0, top_k: None },
+        sample: SampleSettings { every: None, prompt: String::new(), tokens: 0, temperature: 0.0, top_k: None },
+        metrics: MetricsSettings { tensorboard: false, prometheus: None },
     }
 }
 
@@ -119,7 +120,7 @@ fn run(settings: Settings, folder: &Path, resume: Resume, stop_after: Option<u64
             final_loss = Some(metrics.loss);
             validation_loss_by_source = metrics.validation_loss_by_source;
         }
-        Event::Checkpoint { .. } => {}
+        Event::Blocks(_) | Event::Checkpoint { .. } => {}
     });
     Run { steps, ended: ended.unwrap(), final_loss, validation_loss_by_source }
 }

@@ -5,15 +5,22 @@ use crate::{Outcome, report};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Which run.
+/// Which runs.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Folder of a run.
-    folder: PathBuf,
+    /// Folder of a run; several are compared on one page.
+    #[arg(required = true, value_name = "FOLDER")]
+    folders: Vec<PathBuf>,
+    /// Where the page that compares several runs goes.
+    #[arg(long, value_name = "FILE", default_value = "comparison.html")]
+    out: PathBuf,
     /// Whether to show the page in the browser afterwards.
     #[arg(long, default_value = "no")]
     open: Open,
 }
+
+/// Runs that a comparison shows at most: twice as many as there are colours, the second half with dashes.
+const RUNS_MAX: usize = 16;
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 enum Open {
@@ -21,13 +28,23 @@ enum Open {
     No,
 }
 
-/// Writes report.html and trace.json of a run from its files.
+/// Writes report.html and trace.json of a run from its files, or a page that compares several.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    if !args.folder.join("run.toml").is_file() {
-        let message = format!("{} is not the folder of a run: it has no run.toml", args.folder.display());
+    if let Some(folder) = args.folders.iter().find(|folder| !folder.join("run.toml").is_file()) {
+        let message = format!("{} is not the folder of a run: it has no run.toml", folder.display());
         return Err(UserFault::new(message).into());
     }
-    let page = report::write_report(&args.folder)?;
+    if args.folders.len() > RUNS_MAX {
+        let message = format!("{} runs are more than one page can tell apart", args.folders.len());
+        return Err(UserFault::new(message).hint(format!("compare at most {RUNS_MAX} at a time")).into());
+    }
+    let page = match args.folders.as_slice() {
+        [folder] => report::write_report(folder)?,
+        folders => {
+            report::write_comparison(folders, &args.out)?;
+            args.out
+        }
+    };
     super::print(&format!("{}\n", page.display()))?;
     match args.open {
         Open::No => {}

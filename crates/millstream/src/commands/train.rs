@@ -2,9 +2,11 @@
 
 use crate::Outcome;
 use crate::fault::{UserFault, users};
+use crate::model_folder;
 use crate::out_folder::OutFolder;
 use crate::run_file::{self, Request};
-use crate::{model_folder, session};
+use crate::session::{self, Manner, View};
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use train::{ModelSource, Resume, Settings, TokenizerSource};
 
@@ -25,17 +27,32 @@ pub struct Args {
     /// Fine-tune the model of a run, or of a folder with config.json, safetensors and tokenizer.json.
     #[arg(long, value_name = "FOLDER")]
     from: Option<PathBuf>,
+    /// Show the run live on the whole terminal: curves, ranks, samples.
+    #[arg(long)]
+    tui: bool,
+    /// Serve the latest metrics for Prometheus at this address while the run goes on, such as `127.0.0.1:9464`; a port
+    /// alone is not reached from other machines. The same as `--set metrics.prometheus=ADDRESS`.
+    #[arg(long, value_name = "ADDRESS")]
+    prometheus: Option<String>,
 }
 
 /// Trains as the arguments say.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let Args { run_file, sets, out, resume, from } = args;
+    let Args { run_file, mut sets, out, resume, from, tui, prometheus } = args;
+    if tui && !std::io::stdout().is_terminal() {
+        let fault = UserFault::new("--tui needs a terminal, and the standard output is none");
+        return Err(fault.hint("leave --tui out; progress is shown as lines then").into());
+    }
+    sets.extend(prometheus.map(|address| format!("metrics.prometheus={address}")));
     let file = match &resume {
         None => run_file,
         Some(folder) => Some(resumed(folder)?),
     };
     let from = from.map(|folder| model_folder::find(&folder)).transpose()?;
-    let settings = run_file::resolve(&Request { file: file.clone(), sets, from }).map_err(users)?;
+    let request = Request { file: file.clone(), sets, from };
+    let settings = run_file::resolve(&request).map_err(users)?;
+    let preset = run_file::preset(&request).map(|preset| preset.name);
+    let manner = Manner { preset, view: if tui { View::Dashboard } else { View::Progress } };
     if let Some(folder) = &resume {
         let saved = run_file::resolve(&Request { file, ..Request::default() }).map_err(users)?;
         check_resumable(folder, &saved, &settings)?;
@@ -46,7 +63,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(folder) => OutFolder::existing(folder)?,
         None => OutFolder::create(out)?,
     };
-    session::train(settings, folder, if resuming { Resume::Latest } else { Resume::Fresh })
+    session::train(settings, folder, if resuming { Resume::Latest } else { Resume::Fresh }, manner)
 }
 
 /// The settings with absolute paths, so that the run can be continued from any folder.

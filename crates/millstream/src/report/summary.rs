@@ -16,6 +16,8 @@ pub struct Summary {
     pub status: Status,
     /// Version of the program.
     pub version: String,
+    /// The preset that the run file was laid over; absent without one.
+    pub preset: Option<String>,
     /// The model.
     pub model: Option<ModelSummary>,
     /// The stages in order.
@@ -70,6 +72,8 @@ pub struct SpeedSummary {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
+    /// Not yet: it is going on, or was killed.
+    Running,
     /// All steps done.
     #[default]
     Finished,
@@ -208,6 +212,11 @@ impl From<[u64; 6]> for ByCategory {
 }
 
 impl Summary {
+    /// What an earlier session left, if it can be read.
+    pub fn earlier(folder: &Path) -> Option<Self> {
+        serde_json::from_str(&std::fs::read_to_string(folder.join(SUMMARY)).ok()?).ok()
+    }
+
     /// Writes `summary.json`, whole or not at all.
     ///
     /// # Errors

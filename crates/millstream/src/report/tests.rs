@@ -8,7 +8,7 @@ use simulate::{Category, Costs, Link, StageCost, Timeline, simulate};
 use std::collections::BTreeMap;
 use std::fs;
 use tempfile::TempDir;
-use train::{Event, StepMetrics, ValidationMetrics};
+use train::{BlockMetrics, BlocksMetrics, RankMetrics, StepMetrics, ValidationMetrics};
 
 fn kept() -> Vec<Kept> {
     (0..4).map(|i| Kept::from(&stage(i, 1.0))).collect()
@@ -61,14 +61,45 @@ fn step(step: u64) -> StepMetrics {
         peak_share: Some(0.43),
         bubble: 0.21,
         loss_by_source: BTreeMap::new(),
+        ranks: vec![RankMetrics { idle: 0.21, peak_bytes: 31_000_000 }; 4],
     }
 }
 
 fn validation(step: u64) -> ValidationMetrics {
     let loss = 3.3 + 5.0 * (-(step as f64) / 60.0).exp();
-    let validation_loss_by_source = BTreeMap::new();
-    let (perplexity, bits_per_byte) = (loss.exp(), 0.55 * loss);
-    ValidationMetrics { step, loss, perplexity, bits_per_byte, tokens: 16_384, wall_s: 0.9, validation_loss_by_source }
+    let sources = [("books <b>".to_owned(), loss - 0.2), ("web".to_owned(), loss + 0.3)];
+    ValidationMetrics {
+        step,
+        loss,
+        perplexity: loss.exp(),
+        bits_per_byte: 0.55 * loss,
+        tokens: 16_384,
+        wall_s: 0.9,
+        validation_loss_by_source: sources.into(),
+    }
+}
+
+fn blocks(step: u64) -> BlocksMetrics {
+    let block = |i: usize| {
+        let x = step as f64 * (1.0 + 0.1 * i as f64);
+        BlockMetrics {
+            block: if i == 9 { "head".to_owned() } else { format!("mlp {i}") },
+            stage: i / 3,
+            parameters: 49_152,
+            weight_rms: 0.02 + 1e-5 * x,
+            weight_max: 0.1,
+            gradient_rms: 1e-4 / (1.0 + x),
+            gradient_max: 1e-3,
+            update_share: 1e-3,
+            activation_rms: (i < 9).then_some(0.5 + 1e-3 * x),
+            activation_max: (i < 9).then_some(9.0),
+        }
+    };
+    BlocksMetrics { step, blocks: (0..10).map(block).collect() }
+}
+
+fn sample(step: u64) -> SampleMetrics {
+    SampleMetrics { step, prompt: "The ".to_owned(), text: format!("mill after {step} </blockquote><img onerror=1>") }
 }
 
 fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
@@ -82,6 +113,7 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
     Summary {
         status: Status::Finished,
         version: "0.1.0".to_owned(),
+        preset: Some("small".to_owned()),
         model: Some(ModelSummary {
             family: "Llama".to_owned(),
             parameters: 3_113_984,
@@ -128,13 +160,13 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
     }
 }
 
-/// The lines of a run's metrics, a validation every 50 steps.
+/// The lines of a run's metrics, with a validation, a look at the blocks and a sample every 50 steps.
 fn lines(steps: impl IntoIterator<Item = u64>) -> String {
-    let events = steps.into_iter().flat_map(|i| {
-        let validation = (i % 50 == 0).then(|| Event::Validation(validation(i)));
-        [Some(Event::Step(step(i))), validation]
+    let lines = steps.into_iter().flat_map(|i| {
+        let looks = [Line::Validation(validation(i)), Line::Blocks(blocks(i)), Line::Sample(sample(i))];
+        std::iter::once(Line::Step(step(i))).chain(looks.into_iter().filter(move |_| i % 50 == 0))
     });
-    events.flatten().filter_map(|event| line(&event)).collect()
+    lines.map(|line| line.text()).collect()
 }
 
 fn run_folder() -> TempDir {
@@ -161,31 +193,39 @@ fn page(folder: &TempDir) -> String {
     let path = write_report(folder.path()).unwrap();
     assert_eq!(path, folder.path().join("report.html"));
     let page = fs::read_to_string(path).unwrap();
-    let namespaces = page.matches(r#"xmlns="http://www.w3.org/2000/svg""#).count();
+    check(&page);
+    assert!(page.contains("a &lt; b"), "the run file is there, escaped");
+    page
+}
+
+/// What every page must be: whole, without a need for anything else, and with no script but its own.
+fn check(page: &str) {
+    let namespaces = page.matches("http://www.w3.org/2000/svg").count();
     assert_eq!(page.matches("http://").count(), namespaces, "the page loads nothing");
-    for forbidden in ["https://", "src=", "url(", "@import", "<link", "<script", "NaN", "Infinity"] {
+    for forbidden in ["https://", "src=", "url(", "@import", "<link", "NaN", "Infinity", "{{", "{%", "<img"] {
         assert!(!page.contains(forbidden), "the page has `{forbidden}`");
     }
-    for tag in ["section", "table", "tr", "td", "svg", "div", "ul", "dl", "details", "main"] {
+    let data = page.matches(r#"<script type="application/json">"#).count();
+    assert_eq!((data, page.matches("<script").count()), (page.matches("<figure").count(), data + 1));
+    for tag in ["section", "table", "tr", "td", "svg", "div", "ul", "dl", "details", "main", "figure", "script"] {
         let opened = page.matches(&format!("<{tag} ")).count() + page.matches(&format!("<{tag}>")).count();
         assert_eq!(opened, page.matches(&format!("</{tag}>")).count(), "<{tag}> and </{tag}>");
     }
-    assert!(page.contains("a &lt; b"), "the run file is there, escaped");
-    page
 }
 
 fn has_heading(page: &str, heading: &str) -> bool {
     page.contains(&format!("<h2>{heading}</h2>"))
 }
 
-const HEADINGS: [&str; 9] = [
+const HEADINGS: [&str; 10] = [
     "How good is it?",
     "Loss",
     "One step, rank by rank",
     "A step, predicted and measured",
     "Where the time went",
     "Memory",
-    "A sample",
+    "Samples",
+    "Block by block",
     "Stages",
     "Machine and run",
 ];
@@ -260,6 +300,8 @@ fn metrics_of_resumed_and_killed_runs() {
         let metrics = Metrics::parse(&text);
         assert_eq!(metrics.steps, (1..=n_steps).map(step).collect::<Vec<_>>());
         assert_eq!(metrics.validations, (1..=n_validations).map(|i| validation(50 * i)).collect::<Vec<_>>());
+        assert_eq!(metrics.blocks, (1..=n_validations).map(|i| blocks(50 * i)).collect::<Vec<_>>());
+        assert_eq!(metrics.samples, (1..=n_validations).map(|i| sample(50 * i)).collect::<Vec<_>>());
         assert_eq!(metrics.n_unreadable, n_unreadable);
     }
 }
@@ -276,16 +318,59 @@ fn report_of_a_finished_run() {
     // 0.55 x (3.3 + 5 e^-5) = 1.834 bits against 3.52 and 2.31: 47.9 % and 20.6 % less.
     assert!(page.contains("needs 1.83 bits"));
     assert!(page.contains("48 % less than token frequencies alone, 21 % less than xz\u{a0}-9"), "{page}");
-    // Loss and three small curves; predicted and measured Gantt.
-    assert_eq!(page.matches(r#"<svg class="chart""#).count(), 4);
+    // The loss, six other curves, and memory of four ranks predicted and measured; both Gantt pictures.
+    assert_eq!(page.matches(r#"<figure class="chart">"#).count(), 1 + 6 + 2 * 4);
     assert_eq!(page.matches(r#"class="gantt""#).count(), 2);
+    assert_eq!(page.matches(r#"<div class="heat">"#).count(), 5);
     // One bar per rank, predicted and measured, of time and of memory.
     assert_eq!(page.matches(r#"<span class="name">rank 3 measured</span>"#).count(), 2);
-    let gone: Vec<&str> = ["#010000", "#020000", "#030000", "#040000", "#050000"]
-        .into_iter()
-        .filter(|colour| page.contains(colour))
-        .collect();
-    assert!(gone.is_empty(), "colours of the page's own in place of {gone:?}");
+    // A curve per source, and what the last look saw.
+    assert!(page.contains("validation, books &lt;b&gt;") && page.contains("after step 300"), "{page}");
+    assert_eq!(page.matches("<blockquote>").count(), 7);
+}
+
+/// A page of a long run opens fast: its size does not follow the number of steps.
+#[test]
+fn report_of_a_long_run() {
+    let (folder, ..) = full_run();
+    let size = |n_steps: u64| {
+        fs::write(folder.path().join(METRICS), lines(1..=n_steps)).unwrap();
+        page(&folder).len()
+    };
+    let (shorter, longer) = (size(10_000), size(20_000));
+    assert!(shorter < 1_000_000 && longer < shorter + shorter / 10, "{shorter} and {longer} bytes");
+}
+
+#[test]
+fn comparison_of_runs() {
+    let parent = tempfile::tempdir().unwrap();
+    let run = |name: &str, n_steps: u64, rate: &str| {
+        let folder = parent.path().join(name);
+        fs::create_dir(&folder).unwrap();
+        let file = format!("seed = 1\n[optimizer]\nlearning_rate = {rate}\nname = \"x\"\n");
+        fs::write(folder.join(RUN_FILE), file).unwrap();
+        fs::write(folder.join(METRICS), lines(1..=n_steps)).unwrap();
+        folder
+    };
+    let folders = [run("a<b>", 100, "1e-3"), run("other", 150, "2e-3"), run("empty", 0, "1e-3")];
+    let failed = Summary { status: Status::Failed("no <space>".to_owned()), ..Summary::default() };
+    failed.write(&folders[2]).unwrap();
+    let path = parent.path().join("comparison.html");
+    write_comparison(&folders, &path).unwrap();
+    let page = fs::read_to_string(path).unwrap();
+    check(&page);
+    for part in [
+        "3 runs compared",
+        "a&lt;b&gt;",
+        "no &lt;space&gt;",
+        "<td>optimizer.learning_rate</td><td>0.001</td><td>0.002</td><td>0.001</td>",
+        // 3.3 + 5 exp(-100 / 60) = 4.244 and 3.3 + 5 exp(-150 / 60) = 3.710: the second is the better one.
+        r#"<td>Validation loss, nats per token</td><td>4.244</td><td class="best">3.710</td><td>–</td>"#,
+    ] {
+        assert!(page.contains(part), "{part} is missing");
+    }
+    assert!(!page.contains("optimizer.name"), "what does not differ is left out");
+    assert_eq!(page.matches(r#"<figure class="chart">"#).count(), 3 + 3);
 }
 
 #[test]
@@ -313,7 +398,8 @@ fn report_of_a_run_killed_after_its_first_step() {
     Timelines { predicted: Some(predicted), ..Timelines::default() }.write(folder.path()).unwrap();
     let page = page(&folder);
     assert!(page.contains("1 line of metrics.jsonl could not be read."));
-    assert_eq!(page.matches(r#"<svg class="chart""#).count(), 4);
+    // As of a finished run, but memory only as predicted, and no more than one look at anything.
+    assert_eq!(page.matches(r#"<figure class="chart">"#).count(), 1 + 6 + 4);
     assert_eq!(page.matches(r#"class="gantt""#).count(), 1);
     assert!(has_heading(&page, "Where the time went") && !has_heading(&page, "How good is it?"));
 }

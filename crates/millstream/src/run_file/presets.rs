@@ -1,5 +1,6 @@
 //! Run files that come with the program.
 
+use super::Request;
 use crate::toml_file::{self, Table};
 
 /// A run file under a name.
@@ -22,6 +23,13 @@ impl Preset {
     /// What places in it are called.
     pub fn source(&self) -> String {
         format!("preset `{}`", self.name)
+    }
+
+    /// The run file that it resolves to.
+    pub fn resolved(&self) -> String {
+        let request = Request { sets: vec![format!("preset={}", self.name)], ..Request::default() };
+        let settings = super::resolve(&request);
+        super::write(&settings.unwrap_or_else(|problems| panic!("preset {} resolves: {problems}", self.name)))
     }
 
     /// What it is for, in a line.

@@ -1,13 +1,16 @@
 //! The sections of a run file, those on the model and the pipeline apart.
 
 use super::{model, pipeline};
-use crate::toml_file::{Node, NumberRange, Parsed, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
+use crate::toml_file::{
+    Node, NumberRange, Parsed, Reader, Value, Wrong, choice, flag, list, number, or_word, text, whole,
+};
 use corpus::{Content, ONLY_SOURCE, SourceOptions, TokenWidth};
 use stage::{NotFinite, RollBack};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use train::{
-    BatchSettings, CheckpointSettings, DataSettings, LearningRate, OptimizerSettings, PipelineSettings, SampleSettings,
-    Settings, TokenizerSource, ValidationSettings,
+    BatchSettings, CheckpointSettings, DataSettings, LearningRate, MetricsSettings, OptimizerSettings,
+    PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,
 };
 
 /// Reads everything; `None` when something was reported.
@@ -45,6 +48,7 @@ pub(super) fn settings(run: &Reader) -> Option<Settings> {
     let validation = validation(&run.section("validation"));
     let checkpoint = checkpoint(&run.section("checkpoint"));
     let sample = sample(&run.section("sample"));
+    let metrics = metrics(&run.section("metrics"));
     Some(Settings {
         seed: seed?,
         steps: steps?,
@@ -57,6 +61,7 @@ pub(super) fn settings(run: &Reader) -> Option<Settings> {
         validation: validation?,
         checkpoint: checkpoint?,
         sample: sample?,
+        metrics: metrics?,
     })
 }
 
@@ -304,9 +309,27 @@ fn checkpoint(section: &Reader) -> Option<CheckpointSettings> {
 }
 
 fn sample(section: &Reader) -> Option<SampleSettings> {
+    let every = section.or("every", None, or_word("end", whole(1)));
     let prompt = section.or("prompt", String::new(), text);
     let tokens = section.or("tokens", 100, whole(0));
     let temperature = section.or("temperature", 0.8, number(NumberRange::NotNegative));
     let top_k = section.or("top_k", None, or_word("all", whole(1)));
-    Some(SampleSettings { prompt: prompt?, tokens: tokens?, temperature: temperature?, top_k: top_k? })
+    Some(SampleSettings { every: every?, prompt: prompt?, tokens: tokens?, temperature: temperature?, top_k: top_k? })
+}
+
+fn metrics(section: &Reader) -> Option<MetricsSettings> {
+    let tensorboard = section.or("tensorboard", true, flag);
+    let prometheus = section.or("prometheus", None, or_word("off", address));
+    Some(MetricsSettings { tensorboard: tensorboard?, prometheus: prometheus? })
+}
+
+/// An address to listen on; a port alone is one of this machine that no other reaches.
+fn address(node: &Node) -> Parsed<SocketAddr> {
+    let local = |port: &str| Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port.parse().ok()?)));
+    let found = match &node.value {
+        Value::Whole(port) => local(&port.to_string()),
+        Value::Text(text) => text.strip_prefix("localhost:").map_or_else(|| text.parse().ok(), local),
+        _ => None,
+    };
+    found.ok_or_else(|| Wrong::new(node, "a port, an address with a port such as \"127.0.0.1:9464\","))
 }

@@ -67,10 +67,15 @@ pub fn write(settings: &Settings) -> String {
     file.key("keep", settings.checkpoint.keep);
 
     file.section("sample");
+    file.key("every", or_word(settings.sample.every, "end"));
     file.key("prompt", quoted(&settings.sample.prompt));
     file.key("tokens", settings.sample.tokens);
     file.key("temperature", float(settings.sample.temperature));
     file.key("top_k", or_word(settings.sample.top_k, "all"));
+
+    file.section("metrics");
+    file.key("tensorboard", settings.metrics.tensorboard);
+    file.key("prometheus", settings.metrics.prometheus.map_or_else(|| quoted("off"), |at| quoted(&at.to_string())));
     file.0
 }
 
