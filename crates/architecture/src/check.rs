@@ -134,6 +134,46 @@ impl Architecture {
             let head_dim = &["head_dim", "hidden_size", "num_attention_heads"];
             rules.push(rule(head_dim, self.head_dim * heads == d, self.head_dim, &wanted));
         }
+        rules.extend(self.limits());
+        rules
+    }
+
+    /// What a slip or a damaged file exceeds and no model does. Up to here, counts of parameters and operations fit 64
+    /// bits, and lists of layers fit memory.
+    fn limits(&self) -> Vec<Rule> {
+        const LAYERS_MOST: usize = 1 << 16;
+        const PARAMETERS_MOST: f64 = 1e13;
+        let sizes: [(&[&str], usize); 8] = [
+            (&["hidden_size"], self.hidden_size),
+            (&["num_attention_heads"], self.num_attention_heads),
+            (&["num_key_value_heads"], self.num_key_value_heads),
+            (&["head_dim", "hidden_size", "num_attention_heads"], self.head_dim),
+            (&["intermediate_size"], self.intermediate_size),
+            (&["vocab_size"], self.vocab_size),
+            (&["max_position_embeddings"], self.max_position_embeddings),
+            (&["num_hidden_layers"], self.num_hidden_layers),
+        ];
+        let most = |fields: &[&str]| if fields[0] == "num_hidden_layers" { LAYERS_MOST } else { i32::MAX as usize };
+        let mut rules: Vec<Rule> = sizes
+            .into_iter()
+            .map(|(fields, size)| {
+                let most = most(fields);
+                let wanted = format!("it must be at most {most}");
+                Rule { fields, holds: size <= most, found: size.to_string(), wanted }
+            })
+            .collect();
+        let [d, ff, v] = [self.hidden_size, self.intermediate_size, self.vocab_size].map(|size| size as f64);
+        let heads = self.num_attention_heads as f64 + self.num_key_value_heads as f64;
+        let layer = d * (2.0 * heads * self.head_dim as f64 + 3.0 * ff);
+        let n_parameters = self.num_hidden_layers as f64 * layer + 2.0 * v * d;
+        if rules.iter().all(|rule| rule.holds) {
+            rules.push(Rule {
+                fields: &["hidden_size", "head_dim", "num_attention_heads", "intermediate_size", "num_hidden_layers"],
+                holds: n_parameters <= PARAMETERS_MOST,
+                found: self.hidden_size.to_string(),
+                wanted: format!("with the other sizes that makes {n_parameters:.1e} parameters, more than 1e13"),
+            });
+        }
         rules
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::family::{Activation, Placement, QueryKeyNorm};
 use crate::{Architecture, Block, Family, Role, Weight};
+use std::collections::HashSet;
 
 impl Architecture {
     /// The model as ordered blocks: embedding, (attention, MLP) per layer, head.
@@ -44,13 +45,9 @@ impl Architecture {
 
     /// All weights, each name once, in file order (embedding first, head last).
     pub fn all_weights(&self) -> Vec<Weight> {
-        let mut all: Vec<Weight> = Vec::new();
-        for weight in self.blocks().into_iter().flat_map(|block| self.weights(block)) {
-            if all.iter().all(|known| known.name != weight.name) {
-                all.push(weight);
-            }
-        }
-        all
+        let mut known = HashSet::new();
+        let weights = self.blocks().into_iter().flat_map(|block| self.weights(block));
+        weights.filter(|weight| known.insert(weight.name.clone())).collect()
     }
 
     /// Number of parameters; a tied matrix counts once.

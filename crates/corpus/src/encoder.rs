@@ -1,6 +1,7 @@
 //! Documents to ids, many at a time.
 
 use crate::tokenizer::encoding_failed;
+use crate::upstream::caught;
 use crate::{Result, Tokenizer};
 use rayon::prelude::*;
 use std::collections::HashMap;
@@ -35,7 +36,7 @@ impl DocumentEncoder {
     /// The tokenizer fails, for instance on a text that it cannot represent.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let Some(words) = &self.words else {
-            let encodings = self.plain.encode_batch_fast(texts.to_vec(), false).map_err(encoding_failed)?;
+            let encodings = caught(|| self.plain.encode_batch_fast(texts.to_vec(), false)).map_err(encoding_failed)?;
             return Ok(encodings.into_iter().map(|encoding| self.document(encoding.get_ids())).collect());
         };
         let chunks = texts.par_chunks(DOCUMENTS_AT_A_TIME).map(|texts| {
@@ -43,7 +44,7 @@ impl DocumentEncoder {
             let mut ids = Vec::new();
             let encode = |text: &&str| {
                 ids.clear();
-                words.encode(text, self.plain.get_model(), &mut known, &mut ids).map_err(encoding_failed)?;
+                caught(|| words.encode(text, self.plain.get_model(), &mut known, &mut ids)).map_err(encoding_failed)?;
                 Ok(self.document(&ids))
             };
             let documents = texts.iter().map(encode).collect::<Result<Vec<_>>>();

@@ -34,6 +34,7 @@ mod text;
 mod token_files;
 mod tokenizer;
 mod tokens;
+mod upstream;
 mod yardstick;
 
 pub use batch::Batch;

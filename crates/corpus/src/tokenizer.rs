@@ -1,6 +1,7 @@
 //! The tokenizer: byte-level BPE trained here, any `tokenizer.json`, or a SentencePiece model.
 
 use crate::sentencepiece::{self, BeginOfText};
+use crate::upstream::{caught, check};
 use crate::{CorpusError, Document, DocumentEncoder, Result, TextStream};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -170,7 +171,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer fails, for instance on a text that it cannot represent.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(encoding_failed)?;
+        let encoding = caught(|| self.inner.encode_fast(text, false)).map_err(encoding_failed)?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -220,7 +221,8 @@ impl Tokenizer {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= self.vocab_size) {
             return Err(CorpusError::UnknownToken { id, vocab_size: self.vocab_size });
         }
-        self.inner.decode(ids, true).map_err(|source| CorpusError::Tokenizer { doing: "decoding ids", source })
+        let failed = |source| CorpusError::Tokenizer { doing: "decoding ids", source };
+        caught(|| self.inner.decode(ids, true)).map_err(failed)
     }
 
     /// Decodes ids one at a time, for a terminal or a socket.
@@ -247,8 +249,9 @@ impl Tokenizer {
 
     fn parse(json: String, place: &str, named: Option<String>) -> Result<Tokenizer> {
         let unusable = |problem| CorpusError::TokenizerFile { place: place.to_owned(), problem };
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(json.as_bytes()).map_err(|error| unusable(error.to_string()))?;
+        check(&json).map_err(unusable)?;
+        let mut inner = caught(|| tokenizers::Tokenizer::from_bytes(json.as_bytes()))
+            .map_err(|error| unusable(error.to_string()))?;
         // Documents are encoded whole, whatever length the file's author had in mind.
         inner.with_truncation(None).map_err(|error| unusable(error.to_string()))?;
         inner.with_padding(None);
@@ -261,7 +264,7 @@ impl Tokenizer {
                     wanted: END_OF_TEXT_NAMES.map(str::to_owned).to_vec(),
                 },
             )?;
-        let template = inner.encode_fast("", true).map_err(|error| unusable(error.to_string()))?;
+        let template = caught(|| inner.encode_fast("", true)).map_err(|error| unusable(error.to_string()))?;
         let begin_of_text = template.get_ids().first().copied().filter(|&id| id != end_of_text);
         Ok(Tokenizer { inner, json, vocab_size, end_of_text, begin_of_text })
     }

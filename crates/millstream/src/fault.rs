@@ -24,6 +24,18 @@ impl UserFault {
     }
 }
 
+/// Panics of the `tokenizers` library about damaged files are caught where it is called and become errors: what the panic
+/// says of itself is not shown as well.
+pub fn keep_caught_panics_quiet() {
+    let show = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let file = panic.location().map_or("", |location| location.file());
+        if !["tokenizers-", "spm_precompiled-"].iter().any(|library| file.contains(library)) {
+            show(panic);
+        }
+    }));
+}
+
 /// Marks an error of a library as the user's: `read(..).map_err(users)?`.
 pub fn users(error: impl Into<anyhow::Error>) -> UserFault {
     UserFault::new(in_full(&error.into()))

@@ -8,6 +8,8 @@ mod commands;
 mod dashboard;
 mod exporter;
 mod fault;
+#[cfg(test)]
+mod finds;
 mod header;
 mod interrupt;
 mod model_folder;
@@ -50,6 +52,7 @@ enum Outcome {
 #[expect(clippy::print_stderr, reason = "the one place where errors are shown")]
 fn main() -> ExitCode {
     allocator::keep_large_blocks();
+    fault::keep_caught_panics_quiet();
     let outcome = match Cli::parse().command {
         Command::Train(args) => commands::train::run(args),
         Command::Generate(args) => commands::generate::run(args),

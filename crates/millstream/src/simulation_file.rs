@@ -14,6 +14,7 @@ use crate::toml_file::{
     self, Node, NumberRange, Parsed, Place, Problem, Problems, Reader, Table, Value, Wrong, choice, number, or_word,
     whole,
 };
+use crate::units;
 use mesh::StageMap;
 use schedule::{Action, Backward, InputLayer, Kind, Op, Schedule, VocabularyAlgorithm, pytorch};
 use shape::Shape;
@@ -244,6 +245,7 @@ fn setting(file: &Reader, shape: Option<Shape>) -> Option<Setting> {
     let costs = file.section("costs");
     // Where the numbers do not agree, lists can still be held against the one they are for.
     let n_pieces = shape.map(|shape| shape.n_pieces).or_else(|| file.optional("stages", whole(1)).flatten());
+    let n_pieces = n_pieces.filter(|&n| n <= MOST_VISITS);
     let pieces = costs::pieces(&costs, n_pieces);
     let shards = costs::shards(&costs, n_ranks);
     let collectives = costs::collectives(&file.section("collectives"));
@@ -282,31 +284,12 @@ fn setting(file: &Reader, shape: Option<Shape>) -> Option<Setting> {
 fn memory_limit(node: &Node) -> Parsed<MemoryLimit> {
     let wanted = "a number of microbatches, such as 4, or bytes, such as \"20 GB\"";
     match &node.value {
-        Value::Text(text) => bytes(text).map(MemoryLimit::Bytes).ok_or_else(|| Wrong::new(node, wanted)),
+        Value::Text(text) => units::parse_bytes(text).map(MemoryLimit::Bytes).ok_or_else(|| Wrong::new(node, wanted)),
         _ => match number(NumberRange::Positive)(node) {
             Ok(found) => Ok(MemoryLimit::Microbatches(found)),
             Err(_not_positive) => Err(Wrong::new(node, wanted)),
         },
     }
-}
-
-/// `20 GB`, `512MiB`, `1.5e9 B`.
-fn bytes(text: &str) -> Option<u64> {
-    let (digits, unit) = text.trim().split_at(text.trim().find(|c: char| c.is_ascii_alphabetic() && c != 'e')?);
-    let size = match unit.trim() {
-        "B" => 1.0,
-        "kB" | "KB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        "TB" => 1e12,
-        "KiB" => 1024.0,
-        "MiB" => 1048576.0,
-        "GiB" => 1073741824.0,
-        "TiB" => 1099511627776.0,
-        _ => return None,
-    };
-    let bytes = digits.trim().parse::<f64>().ok()? * size;
-    (bytes.is_finite() && bytes >= 1.0).then_some(bytes as u64)
 }
 
 #[cfg(test)]
@@ -464,23 +447,5 @@ between = [{ ranks = [0, 1], latency = 3 }, 7]
         let costs = parse(text).unwrap().costs;
         let found: Vec<f64> = costs.stages.iter().map(|stage| (stage.forward_s * 1e9).round() / 1e3).collect();
         assert_eq!(found, [7.0, 15.0, 23.0]);
-    }
-
-    #[test]
-    fn bytes_as_people_write_them() {
-        let cases = [
-            ("20 GB", Some(20_000_000_000)),
-            ("512MiB", Some(536_870_912)),
-            ("1.5e3 kB", Some(1_500_000)),
-            ("7B", Some(7)),
-            ("20", None),
-            ("GB", None),
-            ("0 GB", None),
-            ("-3 GB", None),
-            ("3 Gb", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(bytes(text), expected, "{text}");
-        }
     }
 }

@@ -4,7 +4,7 @@ mod problem;
 mod reader;
 
 pub use problem::{Problem, Problems};
-pub use reader::{NumberRange, Parsed, Reader, Wrong, choice, flag, list, number, or_word, text, whole};
+pub use reader::{NumberRange, Parsed, Reader, Wrong, any_whole, choice, flag, list, number, or_word, text, whole};
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -36,6 +36,26 @@ pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
+/// The number that bytes as people write them mean: `20 GB`, `512MiB`, `1.5e9 B`; `None` for anything else, and for less
+/// than 1.
+pub fn parse_bytes(text: &str) -> Option<u64> {
+    let (digits, unit) = text.trim().split_at(text.trim().find(|c: char| c.is_ascii_alphabetic() && c != 'e')?);
+    let size = match unit.trim() {
+        "B" => 1.0,
+        "kB" | "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "TB" => 1e12,
+        "KiB" => 1024.0,
+        "MiB" => 1048576.0,
+        "GiB" => 1073741824.0,
+        "TiB" => 1099511627776.0,
+        _ => return None,
+    };
+    let bytes = digits.trim().parse::<f64>().ok()? * size;
+    (bytes.is_finite() && bytes >= 1.0).then_some(bytes as u64)
+}
+
 /// `value` in the largest unit that it reaches, with three digits.
 fn scaled(value: f64, units: &[(f64, &str)]) -> String {
     // What rounds up to the next unit is shown in it.
@@ -76,6 +96,24 @@ mod tests {
         ];
         for (s, text) in times {
             assert_eq!(seconds(s), text);
+        }
+    }
+
+    #[test]
+    fn bytes_as_people_write_them() {
+        let cases = [
+            ("20 GB", Some(20_000_000_000)),
+            ("512MiB", Some(536_870_912)),
+            ("1.5e3 kB", Some(1_500_000)),
+            ("7B", Some(7)),
+            ("20", None),
+            ("GB", None),
+            ("0 GB", None),
+            ("-3 GB", None),
+            ("3 Gb", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_bytes(text), expected, "{text}");
         }
     }
 }

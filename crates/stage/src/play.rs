@@ -1,6 +1,6 @@
 //! What a pipeline is handed for one step, and what it gives back.
 
-use crate::Objective;
+use crate::{NotFinite, Objective, RollBack};
 use architecture::Block;
 use kernels::{AdamW, Size};
 use model::Rows;
@@ -34,29 +34,6 @@ pub struct Update {
     pub not_finite: NotFinite,
     /// How an update that came too early is taken back; asked only by schedules with post-validation.
     pub roll_back: RollBack,
-}
-
-/// What becomes of a step whose gradient norm is not finite.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum NotFinite {
-    /// It fails, and the pipeline stops.
-    #[default]
-    Stop,
-    /// It updates nothing: weights and moments keep their bits.
-    Skip,
-}
-
-/// How an update by the norm of only some ranks is taken back when the norm of all asks for another.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum RollBack {
-    /// From a copy of weights and moments, three f32 a parameter, that is kept until the update is validated. The step's
-    /// outcome is that of a barrier, to the bit.
-    #[default]
-    Copy,
-    /// By inverting the update's arithmetic (see [`AdamW::undo`]): nothing is kept, and what was taken back is as before
-    /// up to rounding. Betas must be above 0 and the rate times the decay below 1, and the update finite in f32: squares
-    /// of gradients after clipping, of all unless another rank's are not finite.
-    Invert,
 }
 
 impl Update {

@@ -1,7 +1,7 @@
 //! What training keeps beside a list of parameters: gradient sums and moments.
 
+use crate::RollBack;
 use crate::pipeline::Source;
-use crate::play::RollBack;
 use crate::statistics::ParameterStatistics;
 use architecture::{Role, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};

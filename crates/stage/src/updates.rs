@@ -6,9 +6,10 @@
 //! *Zero Bubble Pipeline Parallelism*, 2024, section 4). Both ways add the same squares in the same order, so that their
 //! norms are equal to the bit.
 
+use crate::NotFinite;
 use crate::error::StageError;
 use crate::meeting::{NORM, RUNNING_NORM};
-use crate::play::{NotFinite, Step, Update};
+use crate::play::{Step, Update};
 use crate::rank::Player;
 use mesh::{Rank, Stage};
 use schedule::{Action, Schedule, StageOp};

@@ -34,6 +34,8 @@ pub const POST_VALIDATIONS: &[(&str, Option<RollBack>)] =
     &[("off", None), ("copy", Some(RollBack::Copy)), ("invert", Some(RollBack::Invert))];
 /// The word for the ranks that the schedule's placement asks for.
 pub const BY_SCHEDULE: &str = "by schedule";
+/// Of a model that cannot be read, which is reported.
+const MOST_STAGES: usize = 1 << 17;
 /// Stages on a rank when the schedule loops over ranks and nothing is said.
 const STAGES_PER_RANK: usize = 2;
 /// Names of what a stage keeps.
@@ -62,7 +64,11 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
                 architecture.num_hidden_layers
             );
             section.refuse("stages", "1", &wanted, &format!("use at most {n_blocks} stages or more layers"));
+            return None;
         }
+    } else if n_stages > MOST_STAGES {
+        section.refuse("stages", "1", "no model has so many blocks", &format!("use at most {MOST_STAGES}"));
+        return None;
     }
     let partition: Option<Vec<usize>> = cut?;
     if let Some(sizes) = &partition {
@@ -103,6 +109,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     if let Some(idle) = (0..n_ranks).find(|rank| !ranks.contains(rank)) {
         let wanted = format!("rank {idle} is given no stage");
         section.refuse("ranks", "", &wanted, &format!("count ranks from 0 to {} without gaps", n_ranks - 1));
+        return None;
     }
     let devices = devices?.of(n_ranks);
     if devices.len() != n_ranks {

@@ -2,7 +2,7 @@
 
 use super::{model, pipeline};
 use crate::toml_file::{
-    Node, NumberRange, Parsed, Reader, Value, Wrong, choice, flag, list, number, or_word, text, whole,
+    Node, NumberRange, Parsed, Reader, Value, Wrong, any_whole, choice, flag, list, number, or_word, text, whole,
 };
 use corpus::{Content, ONLY_SOURCE, SourceOptions, TokenWidth};
 use stage::{NotFinite, RollBack};
@@ -17,7 +17,7 @@ use train::{
 pub(super) fn settings(run: &Reader) -> Option<Settings> {
     // `super::layers` has followed it; reading it here makes it known.
     let _known: bool = run.has("preset");
-    let seed = run.or("seed", 0, whole(0));
+    let seed = run.or("seed", 0, any_whole(0));
     let steps = run.required("steps", "the number of optimizer steps", whole(1));
     let (model_section, pipeline_section) = (run.section("model"), run.section("pipeline"));
     let data_section = run.section("data");

@@ -1,7 +1,7 @@
 //! The section `[costs]`: what the model's pieces, the vocabulary's shards and collectives cost.
 
 use super::{MICROSECOND, ShardPasses};
-use crate::toml_file::{Node, NumberRange, Parsed, Reader, Value, list, number, whole};
+use crate::toml_file::{Node, NumberRange, Parsed, Reader, Value, any_whole, list, number};
 use simulate::{Category, MeetingCost, StageCost};
 
 /// Costs of the model's pieces, in order.
@@ -188,7 +188,7 @@ impl Lists<'_> {
     }
 
     fn bytes(&self, key: &'static str) -> Option<Vec<u64>> {
-        let given = self.section.or(key, Each::Every(0), each(whole(0)))?;
+        let given = self.section.or(key, Each::Every(0), each(any_whole(0)))?;
         let values = self.spread(key, given)?;
         match values.iter().all(|&bytes| bytes <= MOST_BYTES) {
             true => Some(values),

@@ -1,8 +1,12 @@
 //! The keys that say how many there are of everything, and where the stages lie.
 
+use super::MOST_VISITS;
 use crate::toml_file::{Node, Parsed, Reader, Value, Wrong, list, whole};
 use mesh::{Grid, Rank, StageMap};
 use schedule::{Kind, Placement, Schedule};
+
+/// Links join every pair of ranks: more than 4 million of them tell no more.
+const MOST_RANKS: usize = 2048;
 
 /// Numbers of everything.
 #[derive(Clone, Copy, Debug)]
@@ -143,6 +147,19 @@ impl Keys {
         let each = n_pieces / n_ranks;
         let given = (each > 1 && n_pieces % n_ranks == 0).then_some(each);
         let n_chunks = self.n_chunks.or(given).unwrap_or(2);
+        let ranks_key = if file.has("ranks") { "ranks" } else { "stages" };
+        let on_ranks = n_ranks.saturating_mul(n_chunks);
+        for (key, what, n, most) in [
+            (ranks_key, "ranks", n_ranks, MOST_RANKS),
+            ("stages", "stages", n_pieces, MOST_VISITS),
+            ("chunks", "stages", on_ranks, MOST_VISITS),
+        ] {
+            if n > most {
+                let wanted = format!("that makes {n} {what}, more than {most}");
+                file.refuse(key, "", &wanted, &format!("use fewer {what}"));
+                return None;
+            }
+        }
         Some(Shape { n_ranks, n_microbatches: n_microbatches?, n_pieces, n_chunks })
     }
 

@@ -196,8 +196,19 @@ impl Drop for Reader<'_> {
     }
 }
 
-/// A whole number of at least `least`.
+/// Counts above this are slips. Up to here, sums and products of two of them fit 64 bits.
+const MOST: i128 = i32::MAX as i128;
+
+/// A whole number of at least `least` that counts or numbers something.
 pub fn whole<T: TryFrom<i128>>(least: i128) -> impl Fn(&Node) -> Parsed<T> {
+    move |node| match node.value {
+        Value::Whole(found) if found > MOST => Err(Wrong::new(node, format!("at most {MOST}"))),
+        _ => any_whole(least)(node),
+    }
+}
+
+/// A whole number of at least `least`, as large as `T` holds: a seed, bytes.
+pub fn any_whole<T: TryFrom<i128>>(least: i128) -> impl Fn(&Node) -> Parsed<T> {
     move |node| match node.value {
         Value::Whole(found) if found >= least => {
             T::try_from(found).map_err(|_too_large| Wrong::new(node, "a smaller whole number"))
