@@ -105,6 +105,42 @@ pub enum CheckpointError {
         /// The embedding matrix.
         table: String,
     },
+    /// A head that is to be tied and is not the embedding matrix.
+    #[error(
+        "`{head}` in `{}` differs from `{embedding}`: tying them would change what the model says; keep the head \
+         untied.", path.display()
+    )]
+    HeadDiffers {
+        /// The folder.
+        path: PathBuf,
+        /// Name of the head's matrix.
+        head: String,
+        /// Name of the embedding matrix.
+        embedding: String,
+    },
+    /// A folder of several number formats that is to be converted to none in particular.
+    #[error("`{}` stores weights as {found}; say which one all of them shall have.", path.display())]
+    SeveralDtypes {
+        /// The folder.
+        path: PathBuf,
+        /// The formats, in words.
+        found: String,
+    },
+    /// A value beyond the largest of its new number format.
+    #[error(
+        "`{tensor}` in `{}` holds {found}, which is too large for {wanted}; store it as bfloat16 or float32.",
+        path.display()
+    )]
+    TooLarge {
+        /// The weight file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// The value.
+        found: f32,
+        /// The format wanted.
+        wanted: &'static str,
+    },
     /// The index of a sharded model and its shards disagree.
     #[error("`{}` says that `{tensor}` is in `{shard}`, but {problem}.", index.display())]
     Index {

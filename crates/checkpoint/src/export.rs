@@ -39,6 +39,14 @@ pub fn write_folder(
     export: &Export,
     read: impl FnMut(&Weight) -> Result<Vec<f32>, CheckpointError>,
 ) -> Result<(), CheckpointError> {
+    whole_folder(path, |writer| write_model(writer, export, read))
+}
+
+/// What `fill` writes, as a folder that appears complete or not at all.
+pub(crate) fn whole_folder<T>(
+    path: &Path,
+    fill: impl FnOnce(&mut FolderWriter) -> Result<T, CheckpointError>,
+) -> Result<T, CheckpointError> {
     let free = match std::fs::read_dir(path) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) => error.kind() == std::io::ErrorKind::NotFound,
@@ -51,12 +59,13 @@ pub fn write_folder(
         _ => Path::new("."),
     };
     let temporary = temporary_folder(parent)?;
-    write_model(&mut FolderWriter::new(temporary.path()), export, read)?;
+    let filled = fill(&mut FolderWriter::new(temporary.path()))?;
     sync_folder(temporary.path())?;
     std::fs::rename(temporary.path(), path).map_err(CheckpointError::io("create", path))?;
     // It has moved: there is nothing left to remove.
     drop(temporary.keep());
-    sync_folder(parent)
+    sync_folder(parent)?;
+    Ok(filled)
 }
 
 /// A hidden folder next to the final place, so that it can be renamed there; removed when dropped.
@@ -80,31 +89,49 @@ pub(crate) fn write_model(
         writer.write(TOKENIZER, tokenizer)?;
         writer.write("tokenizer_config.json", &pretty(&tokenizer_config(export.architecture, tokenizer)?))?;
     }
-    let shards = shards(export);
+    let shards = shards(export.architecture, export.dtype, export.shard_bytes);
+    write_shards(writer, &shards, export.dtype, |writer, name, shard| {
+        let tensors = tensors(shard);
+        writer.write_tensors(name, &tensors, export.dtype, |n| read(&shard[n]))
+    })
+}
+
+/// The weight files and, where they are several, their index; `write` writes the one of a name and its weights.
+pub(crate) fn write_shards(
+    writer: &mut FolderWriter,
+    shards: &[Vec<Weight>],
+    dtype: Dtype,
+    mut write: impl FnMut(&mut FolderWriter, &str, &[Weight]) -> Result<(), CheckpointError>,
+) -> Result<(), CheckpointError> {
     let mut map = Map::new();
     for (n, shard) in shards.iter().enumerate() {
         let name = match shards.len() {
             1 => WEIGHTS.to_owned(),
             all => format!("model-{:05}-of-{all:05}.safetensors", n + 1),
         };
-        let tensors: Vec<_> = shard.iter().map(|weight| (weight.name.clone(), weight.shape.clone())).collect();
-        writer.write_tensors(&name, &tensors, export.dtype, |n| read(&shard[n]))?;
-        map.extend(tensors.into_iter().map(|(tensor, _)| (tensor, name.clone().into())));
+        write(writer, &name, shard)?;
+        map.extend(shard.iter().map(|weight| (weight.name.clone(), name.clone().into())));
     }
     if shards.len() > 1 {
-        let total = (export.architecture.n_parameters() * export.dtype.n_bytes()) as u64;
-        writer.write(INDEX, &pretty(&json!({ "metadata": { "total_size": total }, "weight_map": map })))?;
+        let n_parameters: usize = shards.iter().flatten().map(Weight::n_elements).sum();
+        let metadata = json!({ "total_parameters": n_parameters, "total_size": n_parameters * dtype.n_bytes() });
+        writer.write(INDEX, &pretty(&json!({ "metadata": metadata, "weight_map": map })))?;
     }
     Ok(())
 }
 
+/// Name and shape of each weight.
+pub(crate) fn tensors(shard: &[Weight]) -> Vec<(String, Vec<usize>)> {
+    shard.iter().map(|weight| (weight.name.clone(), weight.shape.clone())).collect()
+}
+
 /// Consecutive weights per file; filled greedily, as transformers does.
-fn shards(export: &Export) -> Vec<Vec<Weight>> {
+pub(crate) fn shards(architecture: &Architecture, dtype: Dtype, shard_bytes: Option<u64>) -> Vec<Vec<Weight>> {
     let mut shards: Vec<Vec<Weight>> = vec![Vec::new()];
     let mut filled = 0;
-    for weight in export.architecture.all_weights() {
-        let bytes = (weight.n_elements() * export.dtype.n_bytes()) as u64;
-        if export.shard_bytes.is_some_and(|most| filled > 0 && filled + bytes > most) {
+    for weight in architecture.all_weights() {
+        let bytes = (weight.n_elements() * dtype.n_bytes()) as u64;
+        if shard_bytes.is_some_and(|most| filled > 0 && filled + bytes > most) {
             shards.push(Vec::new());
             filled = 0;
         }

@@ -111,6 +111,12 @@ impl Folder {
         name.strip_prefix(self.left_out).unwrap_or(name)
     }
 
+    /// Where a weight lies: its file, and its name there.
+    pub(crate) fn locate<'a>(&self, weight: &'a str) -> Result<(&TensorFile, &'a str), CheckpointError> {
+        let name = self.stored(weight);
+        Ok((self.file(name)?, name))
+    }
+
     fn file(&self, name: &str) -> Result<&TensorFile, CheckpointError> {
         match self.places.get(name) {
             Some(&n) => Ok(&self.files[n]),
@@ -144,7 +150,7 @@ impl Folder {
         let table = self.stored(&table.as_ref().expect("invariant: an embedding has a matrix").name);
         if tied && self.places.contains_key(HEAD) {
             let (embedding, head) = (self.file(table)?, self.file(HEAD)?);
-            if embedding.dtype(table)? != head.dtype(HEAD)? || embedding.raw(table) != head.raw(HEAD) {
+            if embedding.dtype(table)? != head.dtype(HEAD)? || !same((embedding, table), (head, HEAD))? {
                 return Err(CheckpointError::TiedHeadDiffers { path: head.path().to_owned(), table: table.to_owned() });
             }
         }
@@ -163,6 +169,18 @@ fn left_out(architecture: &Architecture, places: &HashMap<String, usize>) -> &'s
     const OUTER: &str = "transformer.";
     let is_inner = architecture.family == Family::Gpt2 && places.keys().all(|name| !name.starts_with(OUTER));
     if is_inner { OUTER } else { "" }
+}
+
+/// Whether two tensors of equal shape and format hold the same bytes.
+pub(crate) fn same(a: (&TensorFile, &str), b: (&TensorFile, &str)) -> Result<bool, CheckpointError> {
+    let (mut a, mut b) = (a.0.pieces(a.1)?, b.0.pieces(b.1)?);
+    loop {
+        match (a.next()?, b.next()?) {
+            (None, None) => return Ok(true),
+            (a, b) if a != b => return Ok(false),
+            _ => {}
+        }
+    }
 }
 
 /// The opened weight files of a folder.

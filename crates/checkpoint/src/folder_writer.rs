@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 /// Numbers converted and written at once.
 const CHUNK: usize = 1 << 16;
 
+/// Takes the next bytes of a file.
+pub(crate) type Sink<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), CheckpointError>;
+
 /// A folder being filled. Every file is on disk, not merely in the system's cache, when its call returns. Hashes are
 /// of what was meant to be written, so that a disk that stores something else is found out.
 pub(crate) struct FolderWriter {
@@ -39,14 +42,29 @@ impl FolderWriter {
         dtype: Dtype,
         mut read: impl FnMut(usize) -> Result<Vec<f32>, CheckpointError>,
     ) -> Result<(), CheckpointError> {
+        self.stream_tensors(name, tensors, dtype, |n, write| {
+            let values = read(n)?;
+            let (tensor, shape) = &tensors[n];
+            assert_eq!(values.len(), shape.iter().product::<usize>(), "number of values of `{tensor}`");
+            values.chunks(CHUNK).try_for_each(|chunk| write(&dtype.encode(chunk)))
+        })
+    }
+
+    /// As [`FolderWriter::write_tensors`], of tensors too large to be held: `fill` hands the bytes of the n-th on, piece
+    /// by piece.
+    pub(crate) fn stream_tensors(
+        &mut self,
+        name: &str,
+        tensors: &[(String, Vec<usize>)],
+        dtype: Dtype,
+        mut fill: impl FnMut(usize, Sink) -> Result<(), CheckpointError>,
+    ) -> Result<(), CheckpointError> {
         let mut file = HashedFile::create(self.folder.join(name))?;
         file.write(&header(tensors, dtype))?;
         for (n, (tensor, shape)) in tensors.iter().enumerate() {
-            let values = read(n)?;
-            assert_eq!(values.len(), shape.iter().product::<usize>(), "number of values of `{tensor}`");
-            for chunk in values.chunks(CHUNK) {
-                file.write(&dtype.encode(chunk))?;
-            }
+            let end = file.size + (shape.iter().product::<usize>() * dtype.n_bytes()) as u64;
+            fill(n, &mut |bytes| file.write(bytes))?;
+            assert_eq!(file.size, end, "end of `{tensor}` in `{name}`");
         }
         self.files.insert(name.to_owned(), file.finish()?);
         Ok(())

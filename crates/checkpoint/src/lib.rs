@@ -8,6 +8,7 @@
 //! Does not know about tensors, layouts or how a model computes.
 
 mod checkpoint;
+mod convert;
 mod dtype;
 mod error;
 mod export;
@@ -20,6 +21,7 @@ mod series;
 mod tensor_file;
 
 pub use checkpoint::{Checkpoint, Part, load};
+pub use convert::{Conversion, Converted, Head, convert};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use export::{Export, write_folder};

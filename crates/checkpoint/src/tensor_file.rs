@@ -6,6 +6,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use safetensors::{SafeTensorError, SafeTensors};
 use std::collections::HashMap;
 use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 /// A mapped file whose header has been checked: every tensor lies within it.
@@ -62,9 +63,19 @@ impl TensorFile {
     }
 
     /// The stored bytes of one tensor.
-    pub(crate) fn raw(&self, name: &str) -> &[u8] {
+    fn raw(&self, name: &str) -> &[u8] {
         let (start, end) = self.info(name).data_offsets;
         &self.bytes[self.data_start + start..self.data_start + end]
+    }
+
+    /// The stored bytes of one tensor, from the file itself, in pieces of [`PIECE`] bytes and a last one. Pages of a map
+    /// count as the process's memory as long as the system has room for them; these pieces do not.
+    pub(crate) fn pieces(&self, name: &str) -> Result<Pieces<'_>, CheckpointError> {
+        let (start, end) = self.info(name).data_offsets;
+        let mut file = File::open(&self.path).map_err(CheckpointError::io("open", &self.path))?;
+        let at = SeekFrom::Start((self.data_start + start) as u64);
+        file.seek(at).map_err(CheckpointError::io("read", &self.path))?;
+        Ok(Pieces { path: &self.path, file, buffer: vec![0; PIECE.min(end - start)], left: end - start })
     }
 
     pub(crate) fn dtype(&self, name: &str) -> Result<Dtype, CheckpointError> {
@@ -81,8 +92,32 @@ impl TensorFile {
     }
 }
 
+/// Bytes read at once: a whole number of values of every format.
+const PIECE: usize = 1 << 20;
+
+/// The bytes of a tensor, to be read once.
+pub(crate) struct Pieces<'a> {
+    path: &'a Path,
+    file: File,
+    buffer: Vec<u8>,
+    left: usize,
+}
+
+impl Pieces<'_> {
+    /// The next bytes; `None` at the end.
+    pub(crate) fn next(&mut self) -> Result<Option<&[u8]>, CheckpointError> {
+        let n = self.left.min(self.buffer.len());
+        if n == 0 {
+            return Ok(None);
+        }
+        self.file.read_exact(&mut self.buffer[..n]).map_err(CheckpointError::io("read", self.path))?;
+        self.left -= n;
+        Ok(Some(&self.buffer[..n]))
+    }
+}
+
 /// Maps a file for reading.
-pub(crate) fn map(path: &Path) -> Result<Mmap, CheckpointError> {
+fn map(path: &Path) -> Result<Mmap, CheckpointError> {
     let file = File::open(path).map_err(CheckpointError::io("open", path))?;
     // SAFETY: the map is only read. Cutting the file while it is mapped would raise SIGBUS, as for every program that
     // maps weights; our own files are never changed in place, only replaced.

@@ -1,8 +1,12 @@
 //! The commands, a file each.
 
+pub mod bench;
+pub mod completions;
+pub mod convert;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod man;
 pub mod presets;
 pub mod report;
 pub mod schedules;
@@ -19,9 +23,11 @@ use std::io::{IsTerminal, Write};
 pub enum Command {
     /// Train a model, or fine-tune one; without a run file, the preset `default`.
     Train(train::Args),
+    /// Write a model folder anew: another number format, other files, a tied or untied head.
+    Convert(convert::Args),
     /// Continue a text.
     Generate(generate::Args),
-    /// Measure loss, perplexity and bits per byte on texts, or write logits.
+    /// Measure loss, perplexity and bits per byte on texts, with confidence intervals, or write logits.
     Eval(eval::Args),
     /// List the pipeline schedules with their step time, bubble, memory and messages, best first.
     Schedules(schedules::Args),
@@ -35,6 +41,12 @@ pub enum Command {
     Presets(presets::Args),
     /// Show what this machine and this build offer.
     Doctor(doctor::Args),
+    /// Measure what the machine can do, and how much of it training and generation reach.
+    Bench(bench::Args),
+    /// Print a script that completes commands and options in your shell.
+    Completions(completions::Args),
+    /// Print the manual page, or write a page for every command.
+    Man(man::Args),
 }
 
 /// Writes to standard output. A reader that closed it early (`| head`) is no failure.

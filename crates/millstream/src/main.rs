@@ -55,6 +55,7 @@ fn main() -> ExitCode {
     fault::keep_caught_panics_quiet();
     let outcome = match Cli::parse().command {
         Command::Train(args) => commands::train::run(args),
+        Command::Convert(args) => commands::convert::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Schedules(args) => commands::schedules::run(args),
@@ -63,6 +64,9 @@ fn main() -> ExitCode {
         Command::Report(args) => commands::report::run(args),
         Command::Presets(args) => commands::presets::run(args),
         Command::Doctor(args) => commands::doctor::run(args),
+        Command::Bench(args) => commands::bench::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+        Command::Man(args) => commands::man::run(args),
     };
     match outcome {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -220,8 +220,10 @@ fn sample_on_the_way(settings: &Settings, trainer: &Trainer) -> anyhow::Result<S
 /// How the model goes on with the prompt.
 fn sample(settings: &Settings, generator: &Generator) -> anyhow::Result<String> {
     let wanted = &settings.sample;
-    let sampling = Sampling { temperature: wanted.temperature, top_k: wanted.top_k, top_p: None, seed: settings.seed };
-    let options = Options { tokens_max: wanted.tokens, sampler: Sampler::new(sampling)?, stop: Vec::new() };
+    let Settings { seed, .. } = *settings;
+    let sampling = Sampling { temperature: wanted.temperature, top_k: wanted.top_k, seed, ..Sampling::GREEDY };
+    let sampler = Sampler::new(sampling)?;
+    let options = Options { tokens_max: wanted.tokens, sampler, stop: Vec::new(), alternatives: None };
     Ok(generator.generate(&wanted.prompt, &options, |_| ())?.text)
 }
 

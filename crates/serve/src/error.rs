@@ -24,6 +24,18 @@ pub enum ServeError {
         /// As given.
         found: f64,
     },
+    /// No share.
+    #[error("min_p is {found}, but it must lie between 0 and 1; leave min_p out to draw from all tokens")]
+    MinP {
+        /// As given.
+        found: f64,
+    },
+    /// A factor that turns logits into nothing sensible.
+    #[error("the repetition penalty is {found}, but it must be a finite number above 0; 1 changes nothing")]
+    RepetitionPenalty {
+        /// As given.
+        found: f64,
+    },
     /// A stop string that is found everywhere.
     #[error("a stop string is empty and would stop before the first character; leave it out")]
     EmptyStopString,

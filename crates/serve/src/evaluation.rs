@@ -9,7 +9,7 @@ use std::sync::Arc;
 const TOKENS_PER_BATCH: usize = 512;
 
 /// Sums over the predicted tokens of a text.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Evaluation {
     /// Negative log-likelihood of all counted tokens, in nats.
     pub nats: f64,
@@ -17,9 +17,31 @@ pub struct Evaluation {
     pub n_tokens: u64,
     /// Bytes of the texts.
     pub n_bytes: u64,
+    /// The same of each document, in order; a document's end-of-text token is its last.
+    pub documents: Vec<DocumentLoss>,
+}
+
+/// Sums over the tokens of one document.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DocumentLoss {
+    /// Negative log-likelihood, in nats.
+    pub nats: f64,
+    /// Tokens.
+    pub n_tokens: u64,
+    /// Bytes of the text.
+    pub n_bytes: u64,
 }
 
 impl Evaluation {
+    /// This and another's texts together.
+    pub fn with(mut self, other: &Evaluation) -> Evaluation {
+        self.nats += other.nats;
+        self.n_tokens += other.n_tokens;
+        self.n_bytes += other.n_bytes;
+        self.documents.extend_from_slice(&other.documents);
+        self
+    }
+
     /// Mean negative log-likelihood of a token: the loss of training.
     pub fn nats_per_token(&self) -> f64 {
         self.nats / self.n_tokens as f64
@@ -59,9 +81,12 @@ impl Generator {
         self.check_length(packing.sequence_length)?;
         tokens.iter().try_for_each(|id| self.check_id(id))?;
         let n_bytes = tokens.bytes();
-        let rows = ValidationRows::new(tokens, packing)?;
+        let mut documents: Vec<DocumentLoss> = (0..tokens.documents())
+            .map(|n| DocumentLoss { nats: 0.0, n_tokens: 0, n_bytes: tokens.document_bytes(n) })
+            .collect();
+        let rows = ValidationRows::new(tokens.clone(), packing)?;
         let rows_per_batch = (TOKENS_PER_BATCH / packing.sequence_length).max(1);
-        let (mut nats, mut n_tokens) = (0.0, 0);
+        let (mut nats, mut n_tokens, mut current) = (0.0, 0, 0);
         for first in (0..rows.rows()).step_by(rows_per_batch) {
             let batch = to_rows(rows.batch(first, rows_per_batch.min(rows.rows() - first)));
             let output = self.part().forward(&batch, None, &mut Tape::Untracked);
@@ -70,11 +95,18 @@ impl Generator {
                 log_probability.into_data().try_to_vec().expect("invariant: log-probabilities are f32");
             let counted = log_probability.iter().zip(&batch.weights).filter(|(_, weight)| **weight != 0.0);
             for (log_probability, _) in counted {
+                // Rows come in the order of the text, and every token counts once.
+                while n_tokens as usize == tokens.document(current).end {
+                    current += 1;
+                }
+                let document = &mut documents[current];
+                document.nats -= f64::from(*log_probability);
+                document.n_tokens += 1;
                 nats -= f64::from(*log_probability);
                 n_tokens += 1;
             }
         }
-        Ok(Evaluation { nats, n_tokens, n_bytes })
+        Ok(Evaluation { nats, n_tokens, n_bytes, documents })
     }
 }
 

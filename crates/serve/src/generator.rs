@@ -1,7 +1,7 @@
 //! A whole model that continues texts.
 
 use crate::writer::Writer;
-use crate::{Result, Sampler, ServeError};
+use crate::{Result, Sampler, ScoredToken, ServeError};
 use architecture::{Architecture, Weight};
 use burn::tensor::{Device, Tensor};
 use corpus::Tokenizer;
@@ -26,15 +26,20 @@ pub struct Options {
     pub sampler: Sampler,
     /// Strings that end the text and are not part of it.
     pub stop: Vec<String>,
+    /// How many of the likeliest tokens to tell beside each drawn one, with log-probabilities; `None` tells none, and
+    /// nothing of the drawn ones either.
+    pub alternatives: Option<usize>,
 }
 
 /// A continuation.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Generated {
     /// Its text, without special tokens and the stop string.
     pub text: String,
     /// Tokens drawn, with those of the end or the stop string.
     pub n_tokens: usize,
+    /// These tokens, where [`Options::alternatives`] asks for them.
+    pub tokens: Vec<ScoredToken>,
     /// Why it ended.
     pub reason: Stop,
 }
@@ -120,12 +125,19 @@ impl Generator {
     /// # Errors
     /// As [`Generator::generate_from_ids`], and a prompt that the tokenizer cannot represent.
     pub fn generate(&self, prompt: &str, options: &Options, on_text: impl FnMut(&str)) -> Result<Generated> {
+        self.generate_from_ids(&self.prompt_ids(prompt)?, options, on_text)
+    }
+
+    /// The ids of a prompt as [`Generator::generate`] reads it.
+    ///
+    /// # Errors
+    /// No tokenizer, and a prompt that it cannot represent.
+    pub fn prompt_ids(&self, prompt: &str) -> Result<Vec<u32>> {
         let tokenizer = self.tokenizer()?;
-        let ids: Vec<u32> = match prompt {
+        Ok(match prompt {
             "" => vec![tokenizer.start_of_document()],
             text => tokenizer.begin_of_text().into_iter().chain(tokenizer.encode(text)?).collect(),
-        };
-        self.generate_from_ids(&ids, options, on_text)
+        })
     }
 
     /// As [`Generator::generate`], from token ids, to which nothing is added.
@@ -134,13 +146,15 @@ impl Generator {
     /// No tokenizer, an empty stop string, and as [`Generator::generate_ids`].
     pub fn generate_from_ids(&self, prompt: &[u32], options: &Options, on_text: impl FnMut(&str)) -> Result<Generated> {
         let mut writer = Writer::new(self.tokenizer()?, prompt, &options.stop, on_text)?;
-        let (n_tokens, reason) = self.draw(prompt, options.tokens_max, &options.sampler, |id| {
+        let mut tokens = Vec::new();
+        let (n_tokens, reason) = self.draw(prompt, options.tokens_max, &options.sampler, |id, logits| {
+            tokens.extend(options.alternatives.map(|n| ScoredToken::of(id, logits, n)));
             // Some vocabularies do not mark their end tokens as special: they would be written out.
             let stop = if self.end_ids.contains(&id) { None } else { writer.push(id)? };
             Ok(stop.map_or(ControlFlow::Continue(()), |stop| ControlFlow::Break(Stop::StopString(stop))))
         })?;
         let (text, stop) = writer.finish()?;
-        Ok(Generated { text, n_tokens, reason: stop.map_or(reason, Stop::StopString) })
+        Ok(Generated { text, n_tokens, tokens, reason: stop.map_or(reason, Stop::StopString) })
     }
 
     /// Continues token ids by ids, of which `on_id` sees each as it is drawn, the end token too. The prompt is read at
@@ -157,7 +171,7 @@ impl Generator {
         mut on_id: impl FnMut(u32),
     ) -> Result<GeneratedIds> {
         let mut ids = Vec::new();
-        let (_, reason) = self.draw(prompt, tokens_max, sampler, |id| {
+        let (_, reason) = self.draw(prompt, tokens_max, sampler, |id, _| {
             ids.push(id);
             on_id(id);
             Ok(ControlFlow::Continue(()))
@@ -191,17 +205,19 @@ impl Generator {
         if found > most { Err(ServeError::TooLong { found, most }) } else { Ok(()) }
     }
 
-    /// Draws tokens until one ends the text, `on_id` asks for an end, or there is no room left: how many, and why no
+    /// Draws tokens until one ends the text, `on_id`, which sees each with the logits it was drawn from, asks for an end,
+    /// or there is no room left: how many, and why no
     /// more.
     fn draw(
         &self,
         prompt: &[u32],
         tokens_max: usize,
         sampler: &Sampler,
-        mut on_id: impl FnMut(u32) -> Result<ControlFlow<Stop>>,
+        mut on_id: impl FnMut(u32, &[f32]) -> Result<ControlFlow<Stop>>,
     ) -> Result<(usize, Stop)> {
         self.check_prompt(prompt)?;
         let mut cache = Cache::new();
+        let mut text = prompt.to_vec();
         let mut unread = signed(prompt);
         for n in 0..tokens_max {
             let n_read = cache.n_tokens();
@@ -215,13 +231,14 @@ impl Generator {
             if !logits.iter().all(|logit| logit.is_finite()) {
                 return Err(ServeError::NotFinite { n_tokens: cache.n_tokens() });
             }
-            let id = sampler.draw(&logits, n as u64);
-            if let ControlFlow::Break(stop) = on_id(id)? {
+            let id = sampler.draw(&logits, &text, n as u64);
+            if let ControlFlow::Break(stop) = on_id(id, &logits)? {
                 return Ok((n + 1, stop));
             }
             if self.end_ids.contains(&id) {
                 return Ok((n + 1, Stop::EndOfText(id)));
             }
+            text.push(id);
             unread = signed(&[id]);
         }
         Ok((tokens_max, Stop::TokensMax))

@@ -77,7 +77,7 @@ fn script(tokenizer: &Tokenizer, text: &str) -> Vec<u32> {
 
 fn options(tokens_max: usize, stop: &[&str]) -> Options {
     let stop = stop.iter().map(|&stop| stop.to_owned()).collect();
-    Options { tokens_max, sampler: Sampler::new(Sampling::GREEDY).unwrap(), stop }
+    Options { tokens_max, sampler: Sampler::new(Sampling::GREEDY).unwrap(), stop, alternatives: None }
 }
 
 /// Generates and checks that the pieces are whole and add up.
@@ -111,7 +111,7 @@ fn text_ends_at_stop_strings_across_tokens_at_the_end_and_at_the_most_tokens() {
         ("", 6, &["qux"], "The qu", 6, Stop::TokensMax),
     ];
     for (prompt, tokens_max, stop, text, n_tokens, reason) in cases {
-        let wanted = Generated { text: text.to_owned(), n_tokens, reason };
+        let wanted = Generated { text: text.to_owned(), n_tokens, tokens: Vec::new(), reason };
         assert_eq!(
             generate(&generator, prompt, &options(tokens_max, stop)).0,
             wanted,
@@ -146,7 +146,7 @@ fn a_folder_says_the_same_as_the_model_in_memory() {
     let json = tokenizer.to_json().as_bytes();
     let export = Export { architecture: &architecture, tokenizer: Some(json), dtype: Dtype::F32, shard_bytes: None };
     write_folder(&folder, &export, |w| Ok(weight(w, &ids))).unwrap();
-    let sampler = Sampler::new(Sampling { temperature: 3.0, top_k: None, top_p: None, seed: 23 }).unwrap();
+    let sampler = Sampler::new(Sampling { temperature: 3.0, seed: 23, ..Sampling::GREEDY }).unwrap();
     let options = Options { sampler, ..options(30, &[]) };
     let from_folder = Generator::open(&folder, &Device::flex()).unwrap();
     assert_eq!(generate(&from_folder, "The", &options), generate(&in_memory, "The", &options));
@@ -156,7 +156,8 @@ fn a_folder_says_the_same_as_the_model_in_memory() {
     std::fs::write(folder.join("generation_config.json"), format!("{{\"eos_token_id\": [{comma}]}}")).unwrap();
     let from_folder = Generator::open(&folder, &Device::flex()).unwrap();
     let (generated, _) = generate(&from_folder, "", &self::options(30, &[]));
-    let wanted = Generated { text: "The quick".to_owned(), n_tokens: 10, reason: Stop::EndOfText(comma) };
+    let wanted =
+        Generated { text: "The quick".to_owned(), n_tokens: 10, tokens: Vec::new(), reason: Stop::EndOfText(comma) };
     assert_eq!(generated, wanted, "the end token is not written");
 
     std::fs::write(folder.join("tokenizer.json"), "{").unwrap();
@@ -182,7 +183,10 @@ fn a_continuation_keeps_its_leading_space() {
     let found = generator.generate_from_ids(&text, &options(9, &[]), |_| ()).unwrap();
     let wanted = &tokenizer.decode(&[&text[..], &[space]].concat()).unwrap()[prompt.len()..];
     assert!(wanted.starts_with(' '), "{wanted:?}");
-    assert_eq!(found, Generated { text: wanted.to_owned(), n_tokens: 3, reason: Stop::EndOfText(2) });
+    assert_eq!(
+        found,
+        Generated { text: wanted.to_owned(), n_tokens: 3, tokens: Vec::new(), reason: Stop::EndOfText(2) }
+    );
     assert_eq!(generator.generate(prompt, &options(9, &[]), |_| ()).unwrap(), found, "the begin of text is added");
 }
 
@@ -202,6 +206,27 @@ fn requests_that_cannot_be_met_are_refused() {
     let broken = Generator::new(&architecture, Some(tokenizer), &Device::flex(), broken).unwrap();
     let error = broken.generate("The", &options(3, &[]), |_| ()).unwrap_err();
     assert!(matches!(error, ServeError::NotFinite { n_tokens: 3 }), "{error}");
+}
+
+/// The reciter's followers have the logit sqrt(257), all others 0; an unknown word's followers are all as likely.
+#[test]
+fn drawn_tokens_come_with_what_the_model_thought_of_them() {
+    let tokenizer = bytes();
+    let generator = reciter(&architecture(257, Vec::new()), tokenizer.clone(), &script(&tokenizer, SCRIPT));
+    for (tokens_max, alternatives) in [(7, 3), (60, 1)] {
+        let options = Options { alternatives: Some(alternatives), ..options(tokens_max, &["wn-"]) };
+        let (generated, _) = generate(&generator, "The", &options);
+        assert_eq!(generated.tokens.len(), generated.n_tokens);
+        let sure = -(1.0 + 256.0 * (-257f64.sqrt()).exp()).ln();
+        let unlikely = sure - 257f64.sqrt();
+        for (scored, letter) in generated.tokens.iter().zip(SCRIPT.bytes().skip(3)) {
+            assert_eq!(tokenizer.decode(&[scored.id]).unwrap(), String::from_utf8_lossy(&[letter]));
+            assert_eq!((scored.alternatives.len(), scored.alternatives[0].0), (alternatives, scored.id));
+            // The norm adds 1e-6 to a mean square of 1/257: the logit is off by 257e-6 / 2 of 16.
+            assert!((scored.log_probability - sure).abs() < 4e-6, "{scored:?}");
+            assert!(scored.alternatives[1..].iter().all(|(_, found)| (found - unlikely).abs() < 3e-3), "{scored:?}");
+        }
+    }
 }
 
 #[test]
@@ -229,5 +254,15 @@ fn losses_of_known_models_are_known() {
     assert_eq!(found.n_tokens, SCRIPT.len() as u64 + 1);
     // The value is 2.8e-5: a difference of f32 numbers near 16, rounded to 2e-6.
     assert!((found.nats_per_token() - wanted).abs() < 4e-6, "{} for {wanted}", found.nats_per_token());
+    // Each document's share, whatever rows they lie in: 11 and 15 tokens with their ends.
+    let found = ignorant.evaluate(&texts, packing(7)).unwrap();
+    let documents: Vec<(u64, u64)> =
+        found.documents.iter().map(|document| (document.n_tokens, document.n_bytes)).collect();
+    assert_eq!(documents, [(11, 10), (15, 14)]);
+    for document in &found.documents {
+        assert!((document.nats / document.n_tokens as f64 - 257f64.ln()).abs() < 2e-6, "{document:?}");
+    }
+    let both = found.clone().with(&found);
+    assert_eq!((both.n_tokens, both.n_bytes, both.documents.len()), (52, 48, 4));
     assert!(matches!(reciter.evaluate(&[], packing(11)), Err(ServeError::NoText)));
 }

@@ -1,5 +1,6 @@
 //! `millstream eval`.
 
+use super::table::aligned;
 use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::{Outcome, model_folder};
@@ -7,7 +8,8 @@ use burn::tensor::Device;
 use corpus::{Borders, Packing};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
-use serve::Generator;
+use serde::Serialize;
+use serve::{Evaluation, Generator};
 use std::path::{Path, PathBuf};
 
 /// What to measure on.
@@ -15,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub struct Args {
     /// Folder of a run, or of a model (config.json, safetensors, tokenizer.json).
     pub folder: PathBuf,
-    /// Text files and folders.
+    /// Text files and folders; of several, each is measured by itself and all together.
     #[arg(value_name = "TEXT", required_unless_present = "tokens", conflicts_with = "tokens")]
     pub texts: Vec<PathBuf>,
     /// Token ids to feed instead of texts: a JSON file with a list of numbers.
@@ -30,9 +32,12 @@ pub struct Args {
     /// Tokens per row; without it, the model's longest.
     #[arg(long, value_name = "N")]
     pub sequence_length: Option<usize>,
+    /// Answer as JSON.
+    #[arg(long, conflicts_with = "tokens")]
+    pub json: bool,
 }
 
-/// Prints loss, perplexity and bits per byte, or writes logits.
+/// Prints loss, perplexity and bits per byte of each text, or writes logits.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if args.sequence_length == Some(0) {
         return Err(UserFault::new("--sequence-length is 0, but must be at least 1").into());
@@ -46,26 +51,121 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
 }
 
 fn measure(generator: &Generator, args: &Args) -> anyhow::Result<()> {
-    let documents = corpus::read_documents(&args.texts, &args.field).map_err(users)?;
-    let texts: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
     let limit = generator.architecture().max_position_embeddings;
-    let sequence_length = args.sequence_length.unwrap_or(limit);
-    let packing = Packing { sequence_length, borders: Borders::Joined };
-    let result = generator.evaluate(&texts, packing).map_err(users)?;
-    if !result.nats.is_finite() {
-        let message = "the loss is infinite or not a number; the model's weights are damaged or come from a training \
-                       run that diverged";
-        return Err(UserFault::new(message).into());
+    let packing = Packing { sequence_length: args.sequence_length.unwrap_or(limit), borders: Borders::Joined };
+    let mut texts = Vec::new();
+    for path in &args.texts {
+        let documents = corpus::read_documents(std::slice::from_ref(path), &args.field).map_err(users)?;
+        let contents: Vec<&str> = documents.iter().map(|document| document.text.as_str()).collect();
+        let evaluation = generator.evaluate(&contents, packing).map_err(users)?;
+        if !evaluation.nats.is_finite() {
+            let message = "the loss is infinite or not a number; the model's weights are damaged or come from a \
+                           training run that diverged";
+            return Err(UserFault::new(message).into());
+        }
+        texts.push((path.display().to_string(), evaluation));
     }
-    super::print(&format!(
-        "loss           {:.4} nats per token\nperplexity     {:.2}\nbits per byte  {:.4}\ntokens         {}\nbytes          {}\n",
-        result.nats_per_token(),
-        result.perplexity(),
-        result.bits_per_byte(),
-        result.n_tokens,
-        result.n_bytes
-    ))?;
+    let all = texts.iter().fold(Evaluation::default(), |all, (_, text)| all.with(text));
+    let text = match &texts[..] {
+        _ if args.json => {
+            let texts = texts.iter().map(|(path, text)| Loss::of(Some(path.clone()), text)).collect();
+            let figures = Figures { sequence_length: packing.sequence_length, texts, all: Loss::of(None, &all) };
+            serde_json::to_string_pretty(&figures)? + "\n"
+        }
+        [_] => page(&all),
+        _ => table(&texts, &all),
+    };
+    super::print(&text)?;
     Ok(())
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Figures {
+    sequence_length: usize,
+    texts: Vec<Loss>,
+    all: Loss,
+}
+
+/// Losses of one text or of all; intervals are null for fewer than 10 documents.
+#[derive(Serialize)]
+struct Loss {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<String>,
+    documents: usize,
+    tokens: u64,
+    bytes: u64,
+    /// In nats per token.
+    loss: f64,
+    loss_95: Option<[f64; 2]>,
+    perplexity: f64,
+    perplexity_95: Option<[f64; 2]>,
+    bits_per_byte: f64,
+    bits_per_byte_95: Option<[f64; 2]>,
+}
+
+impl Loss {
+    fn of(text: Option<String>, evaluation: &Evaluation) -> Self {
+        let interval = evaluation.interval();
+        Self {
+            text,
+            documents: evaluation.documents.len(),
+            tokens: evaluation.n_tokens,
+            bytes: evaluation.n_bytes,
+            loss: evaluation.nats_per_token(),
+            loss_95: interval.map(|interval| interval.nats_per_token),
+            perplexity: evaluation.perplexity(),
+            perplexity_95: interval.map(|interval| interval.nats_per_token.map(f64::exp)),
+            bits_per_byte: evaluation.bits_per_byte(),
+            bits_per_byte_95: interval.map(|interval| interval.bits_per_byte),
+        }
+    }
+}
+
+/// Of one text.
+fn page(evaluation: &Evaluation) -> String {
+    let loss = Loss::of(None, evaluation);
+    let within = |bounds: Option<[f64; 2]>, digits: usize| match bounds {
+        Some([low, high]) => format!("  (95 % interval {low:.digits$} to {high:.digits$})"),
+        None => String::new(),
+    };
+    format!(
+        "loss           {:.4} nats per token{}\nperplexity     {:.2}{}\nbits per byte  {:.4}{}\ntokens         {}\n\
+         bytes          {}\ndocuments      {}\n",
+        loss.loss,
+        within(loss.loss_95, 4),
+        loss.perplexity,
+        within(loss.perplexity_95, 2),
+        loss.bits_per_byte,
+        within(loss.bits_per_byte_95, 4),
+        loss.tokens,
+        loss.bytes,
+        loss.documents
+    )
+}
+
+/// A row for each text and one for all.
+fn table(texts: &[(String, Evaluation)], all: &Evaluation) -> String {
+    let head = ["text", "documents", "tokens", "bytes", "loss", "95 % interval", "perplexity", "bits/byte"];
+    let row = |name: &str, evaluation: &Evaluation| {
+        let loss = Loss::of(None, evaluation);
+        let interval = loss.loss_95.map_or("-".to_owned(), |[low, high]| format!("{low:.4} to {high:.4}"));
+        vec![
+            name.to_owned(),
+            loss.documents.to_string(),
+            loss.tokens.to_string(),
+            loss.bytes.to_string(),
+            format!("{:.4}", loss.loss),
+            interval,
+            format!("{:.2}", loss.perplexity),
+            format!("{:.4}", loss.bits_per_byte),
+        ]
+    };
+    let rows: Vec<Vec<String>> = std::iter::once(head.map(str::to_owned).to_vec())
+        .chain(texts.iter().map(|(name, evaluation)| row(name, evaluation)))
+        .chain([row("all", all)])
+        .collect();
+    aligned(&rows, 1).into_iter().map(|line| line + "\n").collect()
 }
 
 /// Writes the tensor `logits [tokens, vocab]` in f32, whole or not at all.

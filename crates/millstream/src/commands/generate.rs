@@ -3,7 +3,8 @@
 use crate::fault::users;
 use crate::{Outcome, model_folder};
 use burn::tensor::Device;
-use serve::{Generator, Options, Sampler, Sampling, Stop};
+use serde::Serialize;
+use serve::{Generated, Generator, Options, Sampler, Sampling, ScoredToken, Stop};
 use std::path::PathBuf;
 
 /// What to continue, and how.
@@ -14,6 +15,23 @@ pub struct Args {
     /// The text to continue.
     #[arg(long, default_value = "")]
     pub prompt: String,
+    /// How tokens are drawn.
+    #[command(flatten)]
+    pub drawing: Drawing,
+    /// Write so many continuations; the first has the seed given, each further one the next.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
+    pub samples: u64,
+    /// Answer as JSON: tokens with their text, log-probability and the likeliest others.
+    #[arg(long)]
+    pub json: bool,
+    /// With --json: how many of the likeliest tokens to tell at each place.
+    #[arg(long, value_name = "N", default_value_t = 5, requires = "json")]
+    pub top_logprobs: usize,
+}
+
+/// How tokens are drawn, and until when.
+#[derive(clap::Args)]
+pub struct Drawing {
     /// At most so many new tokens.
     #[arg(long, default_value_t = 200)]
     pub tokens: usize,
@@ -26,6 +44,12 @@ pub struct Args {
     /// Draw from the likeliest tokens that together have this probability.
     #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
+    /// Draw from tokens at least this share as likely as the likeliest.
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub min_p: Option<f64>,
+    /// Make tokens that the text has already less likely: divides their logits, as transformers does; above 1.
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f64>,
     /// Every draw is a function of this and the token's position.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -34,24 +58,55 @@ pub struct Args {
     pub stops: Vec<String>,
 }
 
-/// Writes prompt and continuation to standard output, piece by piece as they come.
+impl Drawing {
+    /// For the `n`-th of several continuations, counted from 0.
+    pub fn options(&self, n: u64, alternatives: Option<usize>) -> anyhow::Result<Options> {
+        let &Self { temperature, top_k, top_p, min_p, repetition_penalty, .. } = self;
+        let seed = self.seed.wrapping_add(n);
+        let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed };
+        let sampler = Sampler::new(sampling).map_err(users)?;
+        Ok(Options { tokens_max: self.tokens, sampler, stop: self.stops.clone(), alternatives })
+    }
+}
+
+/// Writes prompt and continuations to standard output, piece by piece as they come, or as JSON at the end.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let Args { folder, prompt, tokens, temperature, top_k, top_p, seed, stops } = args;
-    let sampler = Sampler::new(Sampling { temperature, top_k, top_p, seed }).map_err(users)?;
-    let generator = Generator::open(&model_folder::find(&folder)?, &Device::flex()).map_err(users)?;
-    let options = Options { tokens_max: tokens, sampler, stop: stops };
-    // Not before the first piece: a prompt that is refused is not echoed.
-    let mut ahead = Some(prompt.as_str());
-    let mut written = Ok(());
-    let generated = generator.generate(&prompt, &options, |piece| {
-        if written.is_ok() {
-            written = super::print(&format!("{}{}", ahead.take().unwrap_or_default(), super::harmless(piece)));
-        }
-    });
-    let generated = generated.map_err(users)?;
-    written?;
-    super::print(ahead.unwrap_or_default())?;
-    super::print("\n")?;
+    // Before the model is loaded: what is wrong with them is told at once.
+    args.drawing.options(0, None)?;
+    let generator = Generator::open(&model_folder::find(&args.folder)?, &Device::flex()).map_err(users)?;
+    let prompt = generator.prompt_ids(&args.prompt).map_err(users)?;
+    match args.json {
+        true => print_json(&generator, &args, &prompt)?,
+        false => print_text(&generator, &args, &prompt)?,
+    }
+    Ok(Outcome::Done)
+}
+
+fn print_text(generator: &Generator, args: &Args, prompt: &[u32]) -> anyhow::Result<()> {
+    for n in 0..args.samples {
+        // Not before the first piece: a prompt that is refused is not echoed.
+        let head = match args.samples {
+            1 => String::new(),
+            all => format!("--- {} of {all}, seed {}\n", n + 1, args.drawing.seed.wrapping_add(n)),
+        };
+        let mut ahead = Some(head + &args.prompt);
+        let mut written = Ok(());
+        let options = args.drawing.options(n, None)?;
+        let generated = generator.generate_from_ids(prompt, &options, |piece| {
+            if written.is_ok() {
+                written = super::print(&format!("{}{}", ahead.take().unwrap_or_default(), super::harmless(piece)));
+            }
+        });
+        let generated = generated.map_err(users)?;
+        written?;
+        super::print(&format!("{}\n", ahead.unwrap_or_default()))?;
+        note_positions_max(generator, &generated);
+    }
+    Ok(())
+}
+
+/// Tells that the model, and not the user, ended the text.
+fn note_positions_max(generator: &Generator, generated: &Generated) {
     if generated.reason == Stop::PositionsMax {
         super::note(&format!(
             "ended after {} tokens: the model reads at most {} tokens, prompt included",
@@ -59,5 +114,80 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             generator.architecture().max_position_embeddings
         ));
     }
-    Ok(Outcome::Done)
+}
+
+fn print_json(generator: &Generator, args: &Args, prompt: &[u32]) -> anyhow::Result<()> {
+    let sample = |n: u64| -> anyhow::Result<Sample> {
+        let options = args.drawing.options(n, Some(args.top_logprobs))?;
+        let generated = generator.generate_from_ids(prompt, &options, |_| ()).map_err(users)?;
+        Sample::of(generator, args.drawing.seed.wrapping_add(n), &generated)
+    };
+    let answer = Answer {
+        prompt: &args.prompt,
+        prompt_ids: prompt,
+        samples: (0..args.samples).map(sample).collect::<anyhow::Result<Vec<Sample>>>()?,
+    };
+    super::print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
+    Ok(())
+}
+
+/// What `--json` prints. Log-probabilities are the model's own, before temperature and all else.
+#[derive(Serialize)]
+struct Answer<'a> {
+    prompt: &'a str,
+    prompt_ids: &'a [u32],
+    samples: Vec<Sample>,
+}
+
+#[derive(Serialize)]
+struct Sample {
+    seed: u64,
+    text: String,
+    /// `end_of_text`, `stop_string`, `tokens_max` or `positions_max`.
+    reason: &'static str,
+    tokens: Vec<Token>,
+}
+
+#[derive(Serialize)]
+struct Token {
+    #[serde(flatten)]
+    drawn: Place,
+    top: Vec<Place>,
+}
+
+/// A token and what the model thought of it in its place.
+#[derive(Serialize)]
+struct Place {
+    id: u32,
+    /// Alone; a part of a character is `U+FFFD`, a special token is empty.
+    text: String,
+    logprob: f64,
+}
+
+impl Sample {
+    fn of(generator: &Generator, seed: u64, generated: &Generated) -> anyhow::Result<Self> {
+        let tokenizer = generator.tokenizer().map_err(users)?;
+        let place = |(id, logprob): (u32, f64)| -> anyhow::Result<Place> {
+            // Models may have more ids than their tokenizer.
+            let is_known = (id as usize) < tokenizer.vocab_size();
+            let text = if is_known { tokenizer.decode(&[id]).map_err(users)? } else { String::new() };
+            Ok(Place { id, text, logprob })
+        };
+        let token = |scored: &ScoredToken| -> anyhow::Result<Token> {
+            let drawn = place((scored.id, scored.log_probability))?;
+            let top = scored.alternatives.iter().copied().map(place).collect::<anyhow::Result<Vec<Place>>>()?;
+            Ok(Token { drawn, top })
+        };
+        Ok(Self {
+            seed,
+            text: generated.text.clone(),
+            reason: match generated.reason {
+                Stop::EndOfText(_) => "end_of_text",
+                Stop::StopString(_) => "stop_string",
+                Stop::TokensMax => "tokens_max",
+                Stop::PositionsMax => "positions_max",
+            },
+            tokens: generated.tokens.iter().map(token).collect::<anyhow::Result<Vec<Token>>>()?,
+        })
+    }
 }

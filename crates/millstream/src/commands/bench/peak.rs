@@ -1,0 +1,48 @@
+//! What the machine can do at most.
+
+use serde::Serialize;
+use std::time::Duration;
+
+/// Large products whose best rate is the peak.
+const PRODUCTS: usize = 5;
+/// A machine whose speed moves by more is no yardstick.
+const UNSTEADY: f64 = 0.05;
+
+/// Rates on the threads of the current pool.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Peak {
+    /// The best of several f32 products of 2048-cubed matrices.
+    pub matmul_gflops: f64,
+    /// The same once everything else was measured.
+    matmul_gflops_after: Option<f64>,
+    /// Of `a = b + 3 c` on arrays outside every cache, two reads and a write.
+    pub memory_gbytes_per_s: f64,
+}
+
+/// Takes about two seconds.
+pub fn measure() -> Peak {
+    Peak {
+        matmul_gflops: kernels::matmul_rates(PRODUCTS).into_iter().fold(0.0, f64::max),
+        matmul_gflops_after: None,
+        memory_gbytes_per_s: kernels::memory_gbytes_per_s(Duration::from_secs(1)),
+    }
+}
+
+impl Peak {
+    /// With what a later measurement found.
+    pub fn moved_to(self, after: &Peak) -> Self {
+        Self { matmul_gflops_after: Some(after.matmul_gflops), ..self }
+    }
+
+    pub fn page(&self) -> String {
+        let after = self.matmul_gflops_after.unwrap_or(self.matmul_gflops);
+        let moved = match (after / self.matmul_gflops - 1.0).abs() > UNSTEADY {
+            true => format!("; {after:.0} at the end: the machine is not steady, measure again"),
+            false => String::new(),
+        };
+        format!(
+            "product     {:.1} GFLOP/s (f32, 2048 cubed, best of {PRODUCTS}){moved}\nbandwidth   {:.1} GB/s\n",
+            self.matmul_gflops, self.memory_gbytes_per_s
+        )
+    }
+}
