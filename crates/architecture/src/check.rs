@@ -141,7 +141,7 @@ impl Architecture {
     /// What a slip or a damaged file exceeds and no model does. Up to here, counts of parameters and operations fit 64
     /// bits, and lists of layers fit memory.
     fn limits(&self) -> Vec<Rule> {
-        const LAYERS_MOST: usize = 1 << 16;
+        const LAYERS_MOST: usize = 1 << 13;
         const PARAMETERS_MOST: f64 = 1e13;
         let sizes: [(&[&str], usize); 8] = [
             (&["hidden_size"], self.hidden_size),

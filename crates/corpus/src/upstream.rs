@@ -44,8 +44,7 @@ fn is_whole(map: &str) -> bool {
         _ => None,
     };
     // Six digits hold 36 bits, the last four of them of the fifth byte.
-    let first = map.bytes().take(6).map(|byte| digit(byte).map(u64::from));
-    let bits = first.fold(Some(0_u64), |bits, digit| Some(bits? << 6 | digit?));
+    let bits = map.bytes().take(6).try_fold(0_u64, |bits, byte| Some(bits << 6 | u64::from(digit(byte)?)));
     let n_bytes = map.len() / 4 * 3;
     bits.is_some_and(|bits| map.len() >= 6 && n_bytes >= 4 + ((bits >> 4) as u32).swap_bytes() as usize)
 }

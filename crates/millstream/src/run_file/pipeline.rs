@@ -35,7 +35,7 @@ pub const POST_VALIDATIONS: &[(&str, Option<RollBack>)] =
 /// The word for the ranks that the schedule's placement asks for.
 pub const BY_SCHEDULE: &str = "by schedule";
 /// Of a model that cannot be read, which is reported.
-const MOST_STAGES: usize = 1 << 17;
+const MOST_STAGES: usize = 1 << 14;
 /// Stages on a rank when the schedule loops over ranks and nothing is said.
 const STAGES_PER_RANK: usize = 2;
 /// Names of what a stage keeps.
