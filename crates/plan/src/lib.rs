@@ -5,11 +5,15 @@
 
 mod balance;
 mod cost;
+mod description;
+mod error;
 mod memory;
 mod redistribute;
 mod shards;
 
 pub use balance::{balance, partition, partition_by};
 pub use cost::{MicrobatchShape, Recompute, stage_costs};
+pub use description::{Activation, Attention, Core, Cut, Description, Experts, Layer, Mlp, Product};
+pub use error::PlanError;
 pub use redistribute::redistribute;
 pub use shards::{Shards, block_cost, shard_costs};
