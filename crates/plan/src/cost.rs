@@ -3,6 +3,8 @@
 use crate::memory;
 use crate::shards::{Shards, block_cost};
 use architecture::{Architecture, Partition};
+use mesh::Route;
+use schedule::PassTimes;
 use simulate::StageCost;
 
 /// The size of one microbatch.
@@ -75,4 +77,21 @@ pub fn stage_costs(
             }
         })
         .collect()
+}
+
+/// The passes of a route's hops, in seconds of their stages' costs; messages take no time.
+pub fn pass_times(route: &Route, stages: &[StageCost]) -> PassTimes {
+    let of_hops = |value: &dyn Fn(&StageCost) -> f64| -> Vec<f64> {
+        route.visits().iter().map(|visit| value(&stages[visit.stage.0])).collect()
+    };
+    PassTimes {
+        forward: of_hops(&|cost| cost.forward_s),
+        backward_input: of_hops(&|cost| cost.backward_input_s + cost.recompute_s),
+        backward_weight: of_hops(&|cost| cost.backward_weight_s),
+        message: 0.0,
+        activation: of_hops(&|cost| (cost.activation_bytes + cost.logit_bytes) as f64),
+        // A stage that recomputes keeps more for its weight pass than its forward kept; generators take the part as part.
+        kept_for_weight: of_hops(&|cost| cost.weight_grad_bytes.min(cost.activation_bytes) as f64),
+        memory_limit: None,
+    }
 }

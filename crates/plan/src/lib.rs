@@ -5,15 +5,30 @@
 
 mod balance;
 mod cost;
+mod degrees;
 mod description;
 mod error;
+mod footprint;
+pub mod machine;
 mod memory;
+mod partition;
 mod redistribute;
 mod shards;
+mod software;
+mod step;
+mod work;
 
 pub use balance::{balance, partition, partition_by};
-pub use cost::{MicrobatchShape, Recompute, stage_costs};
+pub use cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
+pub use degrees::{Batch, Degrees};
 pub use description::{Activation, Attention, Core, Cut, Description, Experts, Layer, Mlp, Product};
 pub use error::PlanError;
+pub use machine::Machine;
+pub use partition::balance_unequal;
 pub use redistribute::redistribute;
 pub use shards::{Shards, block_cost, shard_costs};
+pub use software::{AttentionKernel, BetweenProducts, Dropout, Exchange, Hops, Placeholders, Software};
+pub use step::{
+    Checkpointing, DataExchange, Granularity, Layout, OptimizerState, Over, Played, Playing, Prediction, StagePlan,
+    Task, Traffic, predict,
+};

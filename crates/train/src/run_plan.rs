@@ -3,10 +3,10 @@
 use crate::{Settings, TrainError};
 use architecture::Architecture;
 use burn::tensor::Device;
-use mesh::{Cores, Route};
+use mesh::Cores;
 use plan::{MicrobatchShape, Shards};
-use schedule::{Action, Op, PassTimes, Schedule, ShardOp, StageOp};
-use simulate::{Costs, StageCost, Timeline};
+use schedule::{Action, Op, Schedule, ShardOp, StageOp};
+use simulate::{Costs, Timeline};
 use stage::{Pipeline, PipelineSpec, Step, Update};
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,7 @@ impl RunPlan {
         let route = spec.stage_map.route();
         // From arithmetic and not from measurement, so that a run can be played again with the same bits.
         let per_flop = plan::stage_costs(architecture, &spec.partition, shape, &spec.recompute, shards, 1.0);
-        let times = pass_times(&route, &per_flop);
+        let times = plan::pass_times(&route, &per_flop);
         let compute = schedule::generate_for(pipeline.schedule, &route, settings.batch.microbatches, &tied, &times)?;
         let compute = match pipeline.vocabulary {
             Some(vocabulary) => schedule::with_vocabulary(&compute, vocabulary, &times)?,
@@ -226,23 +226,6 @@ pub(crate) fn update(settings: &Settings, step: u64, learning_rate: f64) -> Upda
         not_finite: optimizer.not_finite,
         roll_back: settings.pipeline.post_validation.unwrap_or_default(),
         ..Update::new(adamw)
-    }
-}
-
-/// The passes of a route's hops, in seconds of their costs; messages take no time.
-fn pass_times(route: &Route, stages: &[StageCost]) -> PassTimes {
-    let of_hops = |value: &dyn Fn(&StageCost) -> f64| -> Vec<f64> {
-        route.visits().iter().map(|visit| value(&stages[visit.stage.0])).collect()
-    };
-    PassTimes {
-        forward: of_hops(&|cost| cost.forward_s),
-        backward_input: of_hops(&|cost| cost.backward_input_s + cost.recompute_s),
-        backward_weight: of_hops(&|cost| cost.backward_weight_s),
-        message: 0.0,
-        activation: of_hops(&|cost| (cost.activation_bytes + cost.logit_bytes) as f64),
-        // A stage that recomputes keeps more for its weight pass than its forward kept; generators take the part as part.
-        kept_for_weight: of_hops(&|cost| cost.weight_grad_bytes.min(cost.activation_bytes) as f64),
-        memory_limit: None,
     }
 }
 

@@ -1,0 +1,185 @@
+//! The passes of a step, played by the simulator.
+
+use super::{Over, Prediction, StagePlan, Traffic};
+use crate::PlanError;
+use crate::cost::pass_times;
+use mesh::{Grid, Rank, StageMap};
+use schedule::{Backward, generate_for};
+use simulate::{Costs, Link, StageCost, Timeline, bubbles_under, idle_fraction, simulate};
+
+/// Passes with more actions than this are played with fewer microbatches, and the time of those left out is added: in a
+/// long step every further round of microbatches takes as long as the one before it. Two tenths of a second of simulation.
+const ACTIONS_MAX: usize = 250_000;
+
+/// What is played.
+#[derive(Clone, Debug)]
+pub struct Playing {
+    /// Stages, links, communication.
+    pub costs: Costs,
+    stage_map: StageMap,
+}
+
+/// What came out.
+#[derive(Clone, Debug)]
+pub struct Played {
+    /// From the first forward to the last backward.
+    pub seconds: f64,
+    /// Share of it in which ranks do nothing.
+    pub bubble: f64,
+    /// Bytes by rank and category at the fullest moment of the rank.
+    pub memory: Vec<[u64; 6]>,
+    /// What was simulated: the whole step unless it is too long.
+    pub timeline: Timeline,
+}
+
+impl StagePlan<'_> {
+    /// Everything about a step.
+    ///
+    /// # Errors
+    /// When the schedule does not exist for these stages and microbatches.
+    pub fn predict(&self) -> Result<Prediction, PlanError> {
+        let played = self.play()?;
+        let n_ranks = self.layout.degrees.pipeline;
+        let exchanges: Vec<_> = (0..n_ranks).map(|rank| self.data_exchange(rank)).collect();
+        let slowest =
+            exchanges.iter().max_by(|a, b| (a.exchange_s + a.optimizer_s).total_cmp(&(b.exchange_s + b.optimizer_s)));
+        let slowest = slowest.copied().unwrap_or_default();
+        let step_s = played.seconds + slowest.exchange_s + slowest.optimizer_s;
+        let batch = self.task.batch;
+        let tokens = (batch.rows * batch.tokens) as f64;
+        let flops = self.task.model.training_flops_per_token(batch.tokens) * tokens;
+        let peak = self.task.machine.peak(self.task.software.precision);
+        let used = peak * self.layout.degrees.n_devices() as f64 / self.task.machine.n_devices() as f64;
+        Ok(Prediction {
+            step_s,
+            passes_s: played.seconds,
+            exchange_s: slowest.exchange_s,
+            optimizer_s: slowest.optimizer_s,
+            bubble: played.bubble,
+            collective_share: (0..n_ranks).map(|rank| self.collective_share(rank)).fold(0.0, f64::max),
+            peak_share: flops / step_s / used,
+            tokens_per_s: tokens / step_s,
+            memory: played.memory,
+            usable: (0..n_ranks).map(|rank| self.usable_bytes(rank)).collect(),
+            traffic: self.traffic(),
+            sizes: self.stages.iter().map(Vec::len).collect(),
+            timeline: played.timeline,
+            microbatches: self.microbatches,
+        })
+    }
+
+    /// Bytes that every device of a pipeline rank may hold.
+    pub fn usable_bytes(&self, rank: usize) -> u64 {
+        let first = self.first_device(rank);
+        let mut begin = 0;
+        let mut least = u64::MAX;
+        for group in &self.task.machine.nodes {
+            let end = begin + group.count * group.devices;
+            if begin < first + self.layout.degrees.per_stage() && end > first {
+                least = least.min(group.device.usable_bytes());
+            }
+            begin = end;
+        }
+        least
+    }
+
+    fn play(&self) -> Result<Played, PlanError> {
+        let playing = self.playing();
+        let n_ranks = self.layout.degrees.pipeline;
+        let per_microbatch = self.stages.len() * if self.splits_backward() { 7 } else { 6 };
+        let m = self.microbatches;
+        if m * per_microbatch <= ACTIONS_MAX || m <= 4 * n_ranks {
+            return playing.play(self, m);
+        }
+        // As many as fit, as many short of a whole number of rounds as the real step is.
+        let rounds = (ACTIONS_MAX / per_microbatch / n_ranks).max(3);
+        let long = (rounds * n_ranks + m % n_ranks).min(m);
+        let short = long - n_ranks;
+        let (short, mut long, left) = (playing.play(self, short)?, playing.play(self, long)?, (m - long) as f64);
+        let per_further = (long.seconds - short.seconds) / n_ranks as f64;
+        let busy = (1.0 - long.bubble) * long.seconds;
+        let short_busy = (1.0 - short.bubble) * short.seconds;
+        let all_busy = busy + (busy - short_busy) / n_ranks as f64 * left;
+        long.seconds += per_further * left;
+        long.bubble = 1.0 - all_busy / long.seconds;
+        Ok(long)
+    }
+
+    pub(crate) fn splits_backward(&self) -> bool {
+        self.layout.spec.backward == Backward::Split || self.layout.spec.kind.places_weight_passes()
+    }
+
+    /// Costs of the stages, with what is resident on every rank, and of the links between ranks.
+    pub fn playing(&self) -> Playing {
+        let mut stages: Vec<StageCost> = (0..self.stages.len()).map(|stage| self.stage_cost(stage)).collect();
+        for rank in 0..self.layout.degrees.pipeline {
+            let first = self.rank_of.iter().position(|&of| of == rank);
+            stages[first.expect("invariant: every rank has a stage")].resident = self.resident(rank);
+        }
+        let mut links: Vec<Link> = Vec::new();
+        for pair in self.rank_of.windows(2).filter(|pair| pair[0] != pair[1]) {
+            for (from, to) in [(pair[0], pair[1]), (pair[1], pair[0])] {
+                if links.iter().any(|link| link.from.0 == from && link.to.0 == to) {
+                    continue;
+                }
+                let (seconds, latency_s) = self.message_s(from, to);
+                let bytes_per_s = self.carry_bytes as f64 / (seconds - latency_s).max(f64::MIN_POSITIVE);
+                links.push(Link { from: Rank(from), to: Rank(to), latency_s, bytes_per_s });
+            }
+        }
+        let grids = self.rank_of.iter().map(|&rank| Grid::single(Rank(rank))).collect();
+        let costs = Costs { stages, links, communication: self.task.software.communication, ..Costs::default() };
+        Playing { costs, stage_map: StageMap::new(grids).expect("invariant: at least one stage") }
+    }
+
+    fn traffic(&self) -> Traffic {
+        let degrees = self.layout.degrees;
+        let m = self.microbatches as f64;
+        let machine = &self.task.machine;
+        let ranks = || 0..degrees.pipeline;
+        let busiest = |of: &dyn Fn(usize) -> f64| ranks().map(of).fold(0.0, f64::max);
+        let within = ranks().find(|_| degrees.tensor * degrees.context * degrees.expert > 1).and_then(|rank| {
+            let span = degrees.expert.max(degrees.tensor * degrees.context);
+            Over::of(machine.path(self.first_device(rank), span, 1).reach)
+        });
+        let hops = self.rank_of.windows(2).filter(|pair| pair[0] != pair[1]);
+        let between = hops.map(|pair| {
+            let (low, high) = (self.first_device(pair[0].min(pair[1])), self.first_device(pair[0].max(pair[1])));
+            machine.path(low, 2, high - low).reach
+        });
+        let exchange = ranks().map(|rank| self.data_exchange(rank)).max_by(|a, b| a.bytes.total_cmp(&b.bytes));
+        let exchange = exchange.unwrap_or_default();
+        let sends = |rank: usize| {
+            let of_rank = self.rank_of.windows(2).filter(|pair| pair[0] != pair[1] && pair.contains(&rank));
+            of_rank.count() as f64 * self.carry_bytes as f64 * m
+        };
+        Traffic {
+            within_layers: busiest(&|rank| self.traffic_bytes(rank)) * m,
+            between_stages: busiest(&sends),
+            between_replicas: exchange.bytes,
+            over: [within, between.max().and_then(Over::of), exchange.over],
+        }
+    }
+}
+
+impl Playing {
+    /// Generates the schedule of `microbatches` and simulates it.
+    fn play(&self, plan: &StagePlan, microbatches: usize) -> Result<Played, PlanError> {
+        let route = self.stage_map.route();
+        let message = self.costs.links.iter().map(|link| link.latency_s + plan.carry_bytes as f64 / link.bytes_per_s);
+        let mut times = pass_times(&route, &self.costs.stages);
+        times.message = message.fold(0.0, f64::max);
+        let schedule = generate_for(plan.layout.spec, &route, microbatches, &[], &times)?;
+        let timeline = simulate(&schedule, &self.costs)?;
+        let bubble = idle_fraction(&bubbles_under(&timeline, &self.costs));
+        let memory = (0..plan.layout.degrees.pipeline).map(|rank| fullest(&timeline, Rank(rank))).collect();
+        Ok(Played { seconds: timeline.makespan_s(), bubble, memory, timeline })
+    }
+}
+
+/// What is live at a rank's fullest moment.
+fn fullest(timeline: &Timeline, rank: Rank) -> [u64; 6] {
+    let samples = timeline.memory.iter().filter(|sample| sample.rank == rank);
+    let fullest = samples.max_by_key(|sample| sample.bytes.iter().sum::<u64>());
+    fullest.map_or([0; 6], |sample| sample.bytes)
+}
