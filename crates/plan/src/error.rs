@@ -26,6 +26,15 @@ pub enum PlanError {
         /// What does not divide what.
         problem: String,
     },
+    /// Devices that cannot be arranged.
+    #[error(
+        "no arrangement of {devices} devices divides the model, the batch and the sequence; use another batch, or fix fewer \
+         degrees"
+    )]
+    NoLayout {
+        /// How many there are.
+        devices: usize,
+    },
     /// A schedule that does not exist for these stages.
     #[error(transparent)]
     Schedule(#[from] ScheduleError),

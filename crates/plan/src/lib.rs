@@ -13,6 +13,7 @@ pub mod machine;
 mod memory;
 mod partition;
 mod redistribute;
+mod search;
 mod shards;
 mod software;
 mod step;
@@ -26,9 +27,10 @@ pub use error::PlanError;
 pub use machine::Machine;
 pub use partition::balance_unequal;
 pub use redistribute::redistribute;
+pub use search::{Fixed, Found, Reason, Search, Space, Trainer, search};
 pub use shards::{Shards, block_cost, shard_costs};
 pub use software::{AttentionKernel, BetweenProducts, Dropout, Exchange, Hops, Placeholders, Software};
 pub use step::{
-    Checkpointing, DataExchange, Granularity, Layout, OptimizerState, Over, Played, Playing, Prediction, StagePlan,
-    Task, Traffic, predict,
+    Bound, Checkpointing, DataExchange, Effort, Granularity, Layout, OptimizerState, Over, Played, Playing, Prediction,
+    StagePlan, Task, Traffic, predict,
 };

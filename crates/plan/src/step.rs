@@ -1,11 +1,13 @@
 //! What one step of a plan takes and holds.
 
+mod bound;
 mod data;
 mod play;
 mod stages;
 
+pub use bound::Bound;
 pub use data::DataExchange;
-pub use play::{Played, Playing};
+pub use play::{Effort, Played, Playing};
 pub use stages::{Granularity, StagePlan};
 
 use crate::PlanError;
@@ -176,5 +178,5 @@ impl Layout {
 /// When the model cannot be divided so, the batch does not divide, or the schedule does not exist for it.
 pub fn predict(task: &Task, layout: &Layout) -> Result<Prediction, PlanError> {
     let plan = StagePlan::new(task, layout)?;
-    plan.predict()
+    plan.predict(Effort::Full)
 }

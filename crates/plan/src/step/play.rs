@@ -7,9 +7,20 @@ use mesh::{Grid, Rank, StageMap};
 use schedule::{Backward, generate_for};
 use simulate::{Costs, Link, StageCost, Timeline, bubbles_under, idle_fraction, simulate};
 
+/// How exactly passes are played.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Effort {
+    /// All of them, or with so many actions that they would take over a quarter of a second, a third of a million of them.
+    Full,
+    /// Two rounds of as many microbatches as there are ranks where that is fewer, for comparing layouts.
+    Search,
+}
+
 /// Passes with more actions than this are played with fewer microbatches, and the time of those left out is added: in a
 /// long step every further round of microbatches takes as long as the one before it. Two tenths of a second of simulation.
 const ACTIONS_MAX: usize = 250_000;
+/// The same while layouts are compared.
+const SEARCHED_ACTIONS_MAX: usize = 12_000;
 
 /// What is played.
 #[derive(Clone, Debug)]
@@ -33,12 +44,12 @@ pub struct Played {
 }
 
 impl StagePlan<'_> {
-    /// Everything about a step.
+    /// Everything about a step, passes played as exactly as `effort` says.
     ///
     /// # Errors
     /// When the schedule does not exist for these stages and microbatches.
-    pub fn predict(&self) -> Result<Prediction, PlanError> {
-        let played = self.play()?;
+    pub fn predict(&self, effort: Effort) -> Result<Prediction, PlanError> {
+        let played = self.play(effort)?;
         let n_ranks = self.layout.degrees.pipeline;
         let exchanges: Vec<_> = (0..n_ranks).map(|rank| self.data_exchange(rank)).collect();
         let slowest =
@@ -83,16 +94,20 @@ impl StagePlan<'_> {
         least
     }
 
-    fn play(&self) -> Result<Played, PlanError> {
+    fn play(&self, effort: Effort) -> Result<Played, PlanError> {
         let playing = self.playing();
         let n_ranks = self.layout.degrees.pipeline;
         let per_microbatch = self.stages.len() * if self.splits_backward() { 7 } else { 6 };
         let m = self.microbatches;
-        if m * per_microbatch <= ACTIONS_MAX || m <= 4 * n_ranks {
+        let (actions_max, least_rounds) = match effort {
+            Effort::Full => (ACTIONS_MAX, 3),
+            Effort::Search => (SEARCHED_ACTIONS_MAX, 2),
+        };
+        if m * per_microbatch <= actions_max || m <= (least_rounds + 1) * n_ranks {
             return playing.play(self, m);
         }
-        // As many as fit, as many short of a whole number of rounds as the real step is.
-        let rounds = (ACTIONS_MAX / per_microbatch / n_ranks).max(3);
+        // As many as fit, as many more than whole rounds as in the real step.
+        let rounds = (actions_max / per_microbatch / n_ranks).max(least_rounds);
         let long = (rounds * n_ranks + m % n_ranks).min(m);
         let short = long - n_ranks;
         let (short, mut long, left) = (playing.play(self, short)?, playing.play(self, long)?, (m - long) as f64);

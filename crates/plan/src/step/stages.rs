@@ -187,6 +187,27 @@ impl<'a> StagePlan<'a> {
         Ok(Self { task, layout, microbatches, stages, rank_of, catalogues, distinct, elements, carry_bytes })
     }
 
+    /// Seconds that no schedule and no cut of `layout` undercuts: all passes spread evenly over the ranks in proportion to
+    /// their speed, every rank busy all the time.
+    ///
+    /// # Errors
+    /// When the model or the batch cannot be divided so.
+    pub(crate) fn even_bound(task: &Task, layout: &Layout) -> Result<f64, PlanError> {
+        let degrees = layout.degrees;
+        degrees.check(&task.model, task.batch)?;
+        let problem = "the batch does not divide so".to_owned();
+        let microbatches = layout.microbatches(task.batch).ok_or(PlanError::Degrees { degrees, problem })?;
+        let microbatch = Batch { rows: layout.microbatch_rows, tokens: task.batch.tokens };
+        let (of_rank, distinct) = catalogues(task, &Setting { software: &task.software, degrees, microbatch });
+        let whole = |catalogue: &Catalogue| -> f64 {
+            let units = units(task.model.layers.len(), Granularity::HalfLayers);
+            unit_seconds(catalogue, &units, layout.recompute).iter().sum()
+        };
+        let whole: Vec<f64> = distinct.iter().map(whole).collect();
+        let speed: f64 = of_rank.iter().map(|&catalogue| 1.0 / whole[catalogue]).sum();
+        Ok(microbatches as f64 / speed)
+    }
+
     pub(crate) fn catalogue(&self, rank: usize) -> &Catalogue {
         &self.distinct[self.catalogues[rank]]
     }

@@ -1,0 +1,257 @@
+//! The best of all layouts.
+
+mod space;
+
+pub use space::{Fixed, Space, Trainer};
+
+use crate::PlanError;
+use crate::degrees::Degrees;
+use crate::step::{Effort, Layout, Prediction, StagePlan, Task};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap};
+
+/// A layout that fits, and what it takes.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// How.
+    pub layout: Layout,
+    /// What it takes and holds.
+    pub prediction: Prediction,
+}
+
+/// Why the best layout of some degrees was not taken.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Reason {
+    /// It does not fit: bytes missing on the fullest rank, in the least of its layouts.
+    Memory(i64),
+    /// A step takes at least this long.
+    Slower(f64),
+}
+
+/// Everything a search tells.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// The best layouts, of different degrees each, best first; empty when nothing fits.
+    pub best: Vec<Found>,
+    /// Other degrees and why they lost, those that came nearest first.
+    pub lost: Vec<(Degrees, Reason)>,
+    /// Of those that do not fit, the layout that misses least.
+    pub nearest: Option<(Layout, i64)>,
+    /// Layouts looked at.
+    pub n_layouts: usize,
+    /// Of these, how many were simulated.
+    pub n_simulated: usize,
+}
+
+/// A layout and what it takes at least; the heap gives the smallest first.
+struct Waiting {
+    step_s: f64,
+    order: usize,
+    layout: Layout,
+}
+
+impl PartialEq for Waiting {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Waiting {}
+
+impl PartialOrd for Waiting {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Waiting {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.step_s.total_cmp(&self.step_s).then(other.order.cmp(&self.order))
+    }
+}
+
+/// Layouts are alternatives to the best when they take at most a twentieth longer.
+const NEAR: f64 = 1.05;
+
+/// The best layout in `space`, and up to `n_best - 1` of other degrees that come near it. Layouts are simulated in the order
+/// of lower bounds of their step, until no bound is below the best: what is left out cannot be better. Long steps are
+/// compared by two rounds of their microbatches and what every further round takes; the best are then played in full.
+///
+/// # Errors
+/// When the machine cannot be planned for, or no layout of the space divides the model, the batch and the devices.
+pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanError> {
+    task.machine.check()?;
+    let layouts = space.layouts(task);
+    let mut run = Run {
+        task,
+        best: Vec::new(),
+        n_best,
+        memory: BTreeMap::new(),
+        slower: BTreeMap::new(),
+        nearest: None,
+        n_simulated: 0,
+    };
+    let mut waiting = BinaryHeap::new();
+    let mut why: Option<PlanError> = None;
+    let mut n_layouts = 0;
+    // Coarse first: what no schedule undercuts.
+    let mut coarse: Vec<(f64, usize)> = Vec::with_capacity(layouts.len());
+    for (order, group) in layouts.iter().enumerate() {
+        match space.coarse_bound(task, group) {
+            Ok(step_s) => coarse.push((step_s, order)),
+            Err(error) => why = Some(error),
+        }
+    }
+    coarse.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut order = 0;
+    for (step_s, group) in coarse {
+        // Everything whose bound is below this one's comes first.
+        run.simulate(&mut waiting, step_s);
+        if step_s >= run.last_of_best() {
+            run.lose(layouts[group].degrees, Reason::Slower(step_s));
+            continue;
+        }
+        for layout in space.schedules(task, &layouts[group]) {
+            n_layouts += 1;
+            let plan = match StagePlan::new(task, &layout) {
+                Ok(plan) => plan,
+                Err(error) => {
+                    why = Some(error);
+                    continue;
+                }
+            };
+            let bound = plan.bound();
+            if bound.missing_bytes > 0 {
+                run.misses(&layout, bound.missing_bytes);
+            } else if bound.step_s >= run.last_of_best() {
+                run.lose(layout.degrees, Reason::Slower(bound.step_s));
+            } else {
+                order += 1;
+                waiting.push(Waiting { step_s: bound.step_s, order, layout });
+            }
+        }
+    }
+    run.simulate(&mut waiting, f64::INFINITY);
+    let is_empty = run.best.is_empty() && run.nearest.is_none();
+    match why {
+        Some(error) if is_empty => Err(error),
+        _ if is_empty => Err(PlanError::NoLayout { devices: task.machine.n_devices() }),
+        _ => {
+            run.play_in_full();
+            Ok(run.finish(n_layouts))
+        }
+    }
+}
+
+struct Run<'a> {
+    task: &'a Task,
+    best: Vec<Found>,
+    n_best: usize,
+    memory: BTreeMap<Degrees, i64>,
+    slower: BTreeMap<Degrees, f64>,
+    nearest: Option<(Layout, i64)>,
+    n_simulated: usize,
+}
+
+impl Run<'_> {
+    /// What is not better than this is not of interest.
+    fn last_of_best(&self) -> f64 {
+        let Some(first) = self.best.first() else { return f64::INFINITY };
+        let last = self.best.get(self.n_best - 1).map_or(f64::INFINITY, |found| found.prediction.step_s);
+        let near = if self.n_best > 1 { NEAR } else { 1.0 };
+        last.min(first.prediction.step_s * near)
+    }
+
+    /// Simulates what may be better than `until_s`, in order of bounds.
+    fn simulate(&mut self, waiting: &mut BinaryHeap<Waiting>, until_s: f64) {
+        while let Some(next) = waiting.peek() {
+            if next.step_s > until_s {
+                break;
+            }
+            let Some(Waiting { step_s, layout, .. }) = waiting.pop() else { break };
+            if step_s >= self.last_of_best() {
+                self.lose(layout.degrees, Reason::Slower(step_s));
+                continue;
+            }
+            // A schedule may not exist for so few microbatches: then it is none.
+            let prediction = StagePlan::new(self.task, &layout).and_then(|plan| plan.predict(Effort::Search));
+            self.n_simulated += 1;
+            let Ok(prediction) = prediction else { continue };
+            let missing = prediction.missing_bytes();
+            if missing > 0 {
+                self.misses(&layout, missing);
+            } else {
+                self.take(Found { layout, prediction });
+            }
+        }
+    }
+
+    /// Keeps the best of each degrees.
+    fn take(&mut self, found: Found) {
+        let degrees = found.layout.degrees;
+        match self.best.iter().position(|other| other.layout.degrees == degrees) {
+            Some(at) if self.best[at].prediction.step_s <= found.prediction.step_s => return,
+            Some(at) => {
+                self.best.remove(at);
+            }
+            None => {}
+        }
+        let at = self.best.partition_point(|other| other.prediction.step_s <= found.prediction.step_s);
+        self.best.insert(at, found);
+        for beaten in self.best.drain(self.n_best.min(self.best.len())..).collect::<Vec<Found>>() {
+            self.lose(beaten.layout.degrees, Reason::Slower(beaten.prediction.step_s));
+        }
+    }
+
+    fn play_in_full(&mut self) {
+        for found in std::mem::take(&mut self.best) {
+            let prediction = StagePlan::new(self.task, &found.layout).and_then(|plan| plan.predict(Effort::Full));
+            // What could be played shorter can be played.
+            let prediction = prediction.unwrap_or(found.prediction);
+            match prediction.missing_bytes() {
+                missing if missing > 0 => self.misses(&found.layout, missing),
+                _ => self.take(Found { layout: found.layout, prediction }),
+            }
+        }
+    }
+
+    fn misses(&mut self, layout: &Layout, missing: i64) {
+        self.lose(layout.degrees, Reason::Memory(missing));
+        if self.nearest.as_ref().is_none_or(|(_, least)| missing < *least) {
+            self.nearest = Some((layout.clone(), missing));
+        }
+    }
+
+    fn lose(&mut self, degrees: Degrees, reason: Reason) {
+        match reason {
+            Reason::Memory(missing) => {
+                let least = self.memory.entry(degrees).or_insert(missing);
+                *least = missing.min(*least);
+            }
+            Reason::Slower(step_s) => {
+                let least = self.slower.entry(degrees).or_insert(step_s);
+                *least = step_s.min(*least);
+            }
+        }
+    }
+
+    fn finish(self, n_layouts: usize) -> Search {
+        let is_best = |degrees: &Degrees| self.best.iter().any(|found| found.layout.degrees == *degrees);
+        let mut slower: Vec<(Degrees, Reason)> = self
+            .slower
+            .iter()
+            .filter(|(degrees, _)| !is_best(degrees))
+            .map(|(d, s)| (*d, Reason::Slower(*s)))
+            .collect();
+        let misses = self.memory.iter().filter(|(degrees, _)| !is_best(degrees) && !self.slower.contains_key(degrees));
+        let mut misses: Vec<(Degrees, Reason)> = misses.map(|(d, m)| (*d, Reason::Memory(*m))).collect();
+        let size = |reason: &Reason| match reason {
+            Reason::Memory(missing) => *missing as f64,
+            Reason::Slower(step_s) => *step_s,
+        };
+        slower.sort_by(|a, b| size(&a.1).total_cmp(&size(&b.1)));
+        misses.sort_by(|a, b| size(&a.1).total_cmp(&size(&b.1)));
+        let lost = slower.into_iter().chain(misses).collect();
+        Search { best: self.best, lost, nearest: self.nearest, n_layouts, n_simulated: self.n_simulated }
+    }
+}
