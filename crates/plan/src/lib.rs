@@ -4,12 +4,16 @@
 //! wherever there are some. Does not know about tensors, clocks or devices.
 
 mod balance;
+mod clusters;
 mod cost;
 mod degrees;
 mod description;
+pub mod emit;
 mod error;
 mod footprint;
+mod latency_model;
 pub mod machine;
+mod mapping;
 mod memory;
 mod partition;
 mod redistribute;
@@ -17,14 +21,18 @@ mod search;
 mod shards;
 mod software;
 mod step;
+mod tensor_layout;
 mod work;
 
 pub use balance::{balance, partition, partition_by};
+pub use clusters::{Crossings, layer_shares};
 pub use cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
 pub use degrees::{Batch, Degrees};
 pub use description::{Activation, Attention, Core, Cut, Description, Experts, Layer, Mlp, Product};
 pub use error::PlanError;
+pub use latency_model::{ClosedForm, LatencyModel};
 pub use machine::Machine;
+pub use mapping::Exchange as MappedExchange;
 pub use partition::balance_unequal;
 pub use redistribute::redistribute;
 pub use search::{Fixed, Found, Reason, Search, Space, Trainer, search};
@@ -34,3 +42,4 @@ pub use step::{
     Bound, Checkpointing, DataExchange, Effort, Granularity, Layout, OptimizerState, Over, Played, Playing, Prediction,
     StagePlan, Task, Traffic, predict,
 };
+pub use tensor_layout::{NamedWeight, Placement, tensor_layout};
