@@ -6,9 +6,12 @@ mod settings;
 use std::fs;
 use std::path::Path;
 
+/// Reads a file's bytes in a folder of their own.
+type Entry = fn(&[u8], &Path);
+
 #[test]
 fn damaged_files_are_no_panics() {
-    let entries: [(&str, fn(&[u8], &Path)); 2] =
+    let entries: [(&str, Entry); 2] =
         [("run_file", settings::run_file), ("simulation_file", settings::simulation_file)];
     for (name, entry) in entries {
         let finds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/finds").join(name);

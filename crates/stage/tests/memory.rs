@@ -331,6 +331,7 @@ const MODEL: Case = Case {
 
 /// Eight stages, two on each of four ranks.
 const DEEP: Case = Case {
+    family: Family::Llama,
     sizes: [96, 7, 3, 1, 32, 256, 1021],
     tied: false,
     cut: &[2, 2, 2, 2, 2, 2, 2, 2],

@@ -242,6 +242,7 @@ mod tests {
                 tokens_per_s: 5120.0,
                 peak_share: Some(0.25),
                 bubble: 0.125,
+                loss_by_source: std::collections::BTreeMap::new(),
                 ranks: vec![RankMetrics { idle: 0.25, peak_bytes: 40_000_000 }; n_ranks],
             };
             state.take(&MetricsLine::Step(metrics));

@@ -161,6 +161,7 @@ mod tests {
             tokens_per_s: 20.0,
             peak_share: None,
             bubble: 0.25,
+            loss_by_source: std::collections::BTreeMap::new(),
             ranks: vec![RankMetrics { idle: 0.5, peak_bytes: 7_000_000_000 }],
         };
         let sources = [("books".to_owned(), 2.0), ("web".to_owned(), 3.0)];

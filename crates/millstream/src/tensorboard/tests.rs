@@ -59,6 +59,7 @@ fn lines_become_tags() {
         tokens_per_s: 100.0,
         peak_share: None,
         bubble: 0.25,
+        loss_by_source: std::collections::BTreeMap::new(),
         ranks: vec![RankMetrics { idle: 0.5, peak_bytes: 7 }],
     };
     let block = BlockMetrics {

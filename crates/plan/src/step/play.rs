@@ -5,7 +5,7 @@ use crate::PlanError;
 use crate::cost::pass_times;
 use mesh::{Grid, Rank, StageMap};
 use schedule::{Backward, generate_for};
-use simulate::{Costs, Link, StageCost, Timeline, bubbles_under, idle_fraction, simulate};
+use simulate::{Costs, Link, StageCost, Timeline, bubbles, idle_fraction, simulate};
 
 /// How exactly passes are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -186,7 +186,7 @@ impl Playing {
         times.message = message.fold(0.0, f64::max);
         let schedule = generate_for(plan.layout.spec, &route, microbatches, &[], &times)?;
         let timeline = simulate(&schedule, &self.costs)?;
-        let bubble = idle_fraction(&bubbles_under(&timeline, &self.costs));
+        let bubble = idle_fraction(&bubbles(&timeline, &self.costs));
         let memory = (0..plan.layout.degrees.pipeline).map(|rank| fullest(&timeline, Rank(rank))).collect();
         Ok(Played { seconds: timeline.makespan_s(), bubble, memory, timeline })
     }

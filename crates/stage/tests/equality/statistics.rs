@@ -6,7 +6,7 @@ use burn::tensor::Device;
 use kernels::{AdamW, Size};
 use mesh::StageMap;
 use model::{Output, Part, Rows, Tape};
-use schedule::{InputLayer, Vocabulary, VocabularyAlgorithm, forward_only_for, with_transfers, with_vocabulary};
+use schedule::{InputLayer, Vocabulary, VocabularyAlgorithm, forward_only, with_transfers, with_vocabulary};
 use stage::{Objective, Pipeline, Recompute, Source, Step};
 use std::convert::Infallible;
 
@@ -110,7 +110,7 @@ fn activations() {
         let architecture = architecture(SIZES, case.tied, true);
         let (mut pipeline, map) = start_case(&case, &architecture);
         let microbatches = split(&batch(29, 6, 5), N_MICROBATCHES);
-        let schedule = forward_only_for(&map.route(), N_MICROBATCHES, case.vocabulary).unwrap();
+        let schedule = forward_only(&map.route(), N_MICROBATCHES, case.vocabulary).unwrap();
         let step = Step {
             number: 1,
             schedule: with_transfers(&schedule),
