@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 pub mod bench;
+mod chat;
 pub mod completions;
 pub mod convert;
 pub mod doctor;

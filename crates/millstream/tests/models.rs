@@ -168,6 +168,40 @@ fn tokens_come_with_their_log_probabilities() {
     refused(&place, &["generate", "run", "--samples", "0"], "--samples");
 }
 
+/// A template of roles in brackets; the model is too small to say anything, but it is asked in the right words.
+#[test]
+fn conversations_take_the_models_own_form() {
+    let place = trained();
+    refused(&place, &["generate", "run", "--chat"], "run/model has no chat template");
+    // The model reads 16 tokens.
+    let template =
+        "{% for m in messages %}{{ m.role[0] }} {{ m.content }} {% endfor %}{% if add_generation_prompt %}a{% endif %}";
+    place.write("run/model/chat_template.jinja", template);
+    place.write("talk.json", r#"[{"role": "system", "content": "The"}, {"role": "user", "content": "turns"}]"#);
+    let answer = ["generate", "run", "--messages", "talk.json", "--tokens", "2", "--temperature", "0"];
+    let found = json(&place, &[&answer[..], &["--json"]].concat());
+    assert_eq!(found["prompt"], "s The u turns a");
+    let text = found["samples"][0]["text"].as_str().unwrap();
+    assert_eq!(place.succeed(&answer), format!("{text}\n"));
+    // The ids of the text: the template writes all that is special.
+    let plain = json(&place, &["generate", "run", "--prompt", "s The u turns a", "--tokens", "1", "--json"]);
+    assert_eq!(found["prompt_ids"], plain["prompt_ids"]);
+
+    // Line by line; anew, the same is answered to the same.
+    place.write("said.txt", "turns\n\n/new\nturns\n/exit\nnever read\n");
+    let mut command =
+        place.command(&["generate", "run", "--chat", "--system", "The", "--tokens", "2", "--temperature", "0"]);
+    let output = command.stdin(fs::File::open(place.path("said.txt")).unwrap()).output().unwrap();
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{text}\n{text}\n"));
+    assert!(output.status.success());
+    place.write("bad.json", "{\"role\": \"user\"}");
+    refused(&place, &["generate", "run", "--messages", "bad.json"], "hint: write a JSON list such as");
+    place.write("none.json", "[]");
+    refused(&place, &["generate", "run", "--messages", "none.json"], "none.json: there are no messages");
+    refused(&place, &["generate", "run", "--messages", "nowhere.json"], "nowhere.json: No such file");
+    refused(&place, &["generate", "run", "--chat", "--json"], "cannot be used with");
+}
+
 /// The library that reads it panics; the user gets an error.
 #[test]
 fn damaged_tokenizers_are_refused_in_words() {

@@ -1,5 +1,6 @@
 //! `millstream generate`.
 
+use super::chat::{self, Chat};
 use crate::fault::users;
 use crate::{Outcome, model_folder};
 use burn::tensor::Device;
@@ -15,6 +16,15 @@ pub struct Args {
     /// The text to continue.
     #[arg(long, default_value = "")]
     pub prompt: String,
+    /// Converse: each line that you type is answered, in the form of the model's own chat template.
+    #[arg(long, conflicts_with_all = ["prompt", "messages", "samples", "json"])]
+    pub chat: bool,
+    /// Answer this conversation: a JSON list of objects with `role` and `content`.
+    #[arg(long, value_name = "FILE.json", conflicts_with = "prompt")]
+    pub messages: Option<PathBuf>,
+    /// With --chat: what the model is told beforehand.
+    #[arg(long, value_name = "TEXT", requires = "chat")]
+    pub system: Option<String>,
     /// How tokens are drawn.
     #[command(flatten)]
     pub drawing: Drawing,
@@ -73,8 +83,24 @@ impl Drawing {
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     // Before the model is loaded: what is wrong with them is told at once.
     args.drawing.options(0, None)?;
-    let generator = Generator::open(&model_folder::find(&args.folder)?, &Device::flex()).map_err(users)?;
-    let prompt = generator.prompt_ids(&args.prompt).map_err(users)?;
+    let folder = model_folder::find(&args.folder)?;
+    let generator = Generator::open(&folder, &Device::flex()).map_err(users)?;
+    if args.chat {
+        Chat::open(&generator, &folder)?.converse(&args.drawing, args.system.as_deref())?;
+        return Ok(Outcome::Done);
+    }
+    let prompt = match &args.messages {
+        None => Prompt {
+            text: args.prompt.clone(),
+            ids: generator.prompt_ids(&args.prompt).map_err(users)?,
+            echo: args.prompt.clone(),
+        },
+        Some(path) => {
+            let text = Chat::open(&generator, &folder)?.prompt(&chat::read_messages(path)?)?;
+            let ids = generator.tokenizer().and_then(|tokenizer| Ok(tokenizer.encode(&text)?)).map_err(users)?;
+            Prompt { text, ids, echo: String::new() }
+        }
+    };
     match args.json {
         true => print_json(&generator, &args, &prompt)?,
         false => print_text(&generator, &args, &prompt)?,
@@ -82,17 +108,25 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn print_text(generator: &Generator, args: &Args, prompt: &[u32]) -> anyhow::Result<()> {
+/// What is continued.
+struct Prompt {
+    text: String,
+    ids: Vec<u32>,
+    /// What is written before the continuation: a prompt is, a conversation is not.
+    echo: String,
+}
+
+fn print_text(generator: &Generator, args: &Args, prompt: &Prompt) -> anyhow::Result<()> {
     for n in 0..args.samples {
         // Not before the first piece: a prompt that is refused is not echoed.
         let head = match args.samples {
             1 => String::new(),
             all => format!("--- {} of {all}, seed {}\n", n + 1, args.drawing.seed.wrapping_add(n)),
         };
-        let mut ahead = Some(head + &args.prompt);
+        let mut ahead = Some(head + &prompt.echo);
         let mut written = Ok(());
         let options = args.drawing.options(n, None)?;
-        let generated = generator.generate_from_ids(prompt, &options, |piece| {
+        let generated = generator.generate_from_ids(&prompt.ids, &options, |piece| {
             if written.is_ok() {
                 written = super::print(&format!("{}{}", ahead.take().unwrap_or_default(), super::harmless(piece)));
             }
@@ -116,15 +150,15 @@ fn note_positions_max(generator: &Generator, generated: &Generated) {
     }
 }
 
-fn print_json(generator: &Generator, args: &Args, prompt: &[u32]) -> anyhow::Result<()> {
+fn print_json(generator: &Generator, args: &Args, prompt: &Prompt) -> anyhow::Result<()> {
     let sample = |n: u64| -> anyhow::Result<Sample> {
         let options = args.drawing.options(n, Some(args.top_logprobs))?;
-        let generated = generator.generate_from_ids(prompt, &options, |_| ()).map_err(users)?;
+        let generated = generator.generate_from_ids(&prompt.ids, &options, |_| ()).map_err(users)?;
         Sample::of(generator, args.drawing.seed.wrapping_add(n), &generated)
     };
     let answer = Answer {
-        prompt: &args.prompt,
-        prompt_ids: prompt,
+        prompt: &prompt.text,
+        prompt_ids: &prompt.ids,
         samples: (0..args.samples).map(sample).collect::<anyhow::Result<Vec<Sample>>>()?,
     };
     super::print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
