@@ -1,7 +1,8 @@
 //! `cargo xtask check`: every check in one command, the cheapest first. `cargo xtask prediction`: a measurement.
-//! `cargo xtask b200 FOLDER`: the planner against other people's measurements.
+//! `cargo xtask b200 FOLDER` and `cargo xtask figures`: the planner against other people's measurements.
 
 mod b200;
+mod figures;
 mod prediction;
 
 use anyhow::{Context, bail, ensure};
@@ -42,6 +43,10 @@ fn main() -> anyhow::Result<()> {
     if task == "b200" {
         return b200::compare(std::env::args().nth(2).as_deref());
     }
+    if task == "figures" {
+        figures::sweep();
+        return Ok(());
+    }
     let tasks: &[(&str, Task)] = &[
         ("format", format),
         ("layering", layering),
@@ -52,7 +57,11 @@ fn main() -> anyhow::Result<()> {
     ];
     let chosen: Vec<_> = tasks.iter().filter(|(name, _)| task == "check" || task == *name).collect();
     let names: Vec<&str> = tasks.iter().map(|(name, _)| *name).collect();
-    ensure!(!chosen.is_empty(), "usage: cargo xtask check | {} | prediction | b200 FOLDER", names.join(" | "));
+    ensure!(
+        !chosen.is_empty(),
+        "usage: cargo xtask check | {} | prediction | b200 FOLDER | figures",
+        names.join(" | ")
+    );
     for (name, run) in chosen {
         let start = Instant::now();
         run().with_context(|| format!("{name} failed"))?;

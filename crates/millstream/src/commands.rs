@@ -8,6 +8,7 @@ pub mod doctor;
 pub mod eval;
 pub mod generate;
 pub mod man;
+pub mod plan;
 pub mod presets;
 pub mod report;
 pub mod schedules;
@@ -30,6 +31,8 @@ pub enum Command {
     Generate(generate::Args),
     /// Measure loss, perplexity and bits per byte on texts, with confidence intervals, or write logits.
     Eval(eval::Args),
+    /// Find the best layout of a training on given machines: time, memory, what binds.
+    Plan(Box<plan::Args>),
     /// List the pipeline schedules with their step time, bubble, memory and messages, best first.
     Schedules(schedules::Args),
     /// Play a schedule with given costs and show where the time goes.

@@ -12,6 +12,7 @@ mod fault;
 mod finds;
 mod header;
 mod interrupt;
+mod machine_file;
 mod model_folder;
 mod out_folder;
 mod progress;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         Command::Convert(args) => commands::convert::run(args),
         Command::Generate(args) => commands::generate::run(args),
         Command::Eval(args) => commands::eval::run(args),
+        Command::Plan(args) => commands::plan::run(*args),
         Command::Schedules(args) => commands::schedules::run(args),
         Command::Simulate(args) => commands::simulate::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),

@@ -153,7 +153,7 @@ fn modules(stages: &[Stage]) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         names.extend(stage.has_embedding.then(|| "\"tok_embeddings\"".to_owned()));
         names.extend((stage.first_layer..stage.first_layer + stage.n_layers).map(|n| format!("\"layers.{n}\"")));
-        names.extend(stage.has_head.then(|| "\"norm\", \"output\"".to_owned()));
+        names.extend(stage.has_head.then(|| "\"norm\", \"lm_head\"".to_owned()));
         format!("[{}]", names.join(", "))
     };
     stages.iter().map(of).collect()
@@ -178,7 +178,7 @@ mod tests {
         assert!(layers(&[2, 6]).is_err(), "attention of layer 0 apart from its MLP");
         assert_eq!(
             modules(&layers(&[3, 5]).expect("whole layers")),
-            ["[\"tok_embeddings\", \"layers.0\"]", "[\"layers.1\", \"layers.2\", \"norm\", \"output\"]"]
+            ["[\"tok_embeddings\", \"layers.0\"]", "[\"layers.1\", \"layers.2\", \"norm\", \"lm_head\"]"]
         );
     }
 }

@@ -1,8 +1,11 @@
 //! `millstream doctor`.
 
+use crate::fault::users;
+use crate::out_folder::write_whole;
 use crate::report::Machine;
-use crate::{Outcome, units};
+use crate::{Outcome, machine_file, units};
 use serde::Serialize;
+use std::path::PathBuf;
 use std::time::Duration;
 use sysinfo::Disks;
 
@@ -12,6 +15,9 @@ pub struct Args {
     /// Answer as JSON.
     #[arg(long)]
     json: bool,
+    /// Write this machine as a machine file for `millstream plan`.
+    #[arg(long, value_name = "OUT.toml")]
+    machine: Option<PathBuf>,
 }
 
 /// What this machine and this build offer.
@@ -45,6 +51,17 @@ struct Backend {
 /// Measures for about three seconds and prints.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let diagnosis = diagnose()?;
+    if let Some(path) = &args.machine {
+        let Diagnosis { machine, matmul_peak, memory_gbytes_per_s, .. } = &diagnosis;
+        let measured = machine_file::Measured {
+            name: machine.cpu.clone(),
+            cores: machine.available_cores,
+            gflops: matmul_peak.all_cores_gflops,
+            memory_gbytes_per_s: *memory_gbytes_per_s,
+            memory_bytes: machine.memory_bytes,
+        };
+        write_whole(path, &machine_file::write(&measured)).map_err(users)?;
+    }
     let text = if args.json { serde_json::to_string_pretty(&diagnosis)? + "\n" } else { page(&diagnosis) };
     super::print(&text)?;
     Ok(Outcome::Done)

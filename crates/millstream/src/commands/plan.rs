@@ -1,0 +1,180 @@
+//! `millstream plan`.
+
+mod answer;
+mod space;
+
+use crate::fault::{UserFault, users};
+use crate::out_folder::write_whole;
+use crate::{Outcome, machine_file};
+use answer::Answer;
+use plan::{Batch, Description, Granularity, Software, Task, Trainer, emit, search};
+use schedule::Kind;
+use std::path::{Path, PathBuf};
+
+/// What to do, on what.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The model: a config.json, or a folder that has one.
+    #[arg(long, value_name = "CONFIG|FOLDER")]
+    model: PathBuf,
+    /// The machines: a file (TOML, see docs/planner.md), or a preset with counts such as a100:4x8.
+    #[arg(long, value_name = "FILE|PRESET")]
+    machine: String,
+    /// Rows (sequences) of a step over all replicas.
+    #[arg(long, value_name = "ROWS")]
+    batch: usize,
+    /// Tokens of a row.
+    #[arg(long, value_name = "TOKENS")]
+    sequence: usize,
+    /// Whose schedules, axes and conventions.
+    #[arg(long, value_enum, default_value_t = TrainerName::Megatron)]
+    trainer: TrainerName,
+    /// Only these schedules (names as `millstream schedules` lists them, separated by commas).
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    schedule: Vec<String>,
+    /// Only this pipeline degree.
+    #[arg(long, value_name = "N")]
+    pipeline: Option<usize>,
+    /// Only so many replicas.
+    #[arg(long, value_name = "N")]
+    data: Option<usize>,
+    /// Only so many pieces of a sequence.
+    #[arg(long, value_name = "N")]
+    context: Option<usize>,
+    /// Only so many ranks that share the experts.
+    #[arg(long, value_name = "N")]
+    expert: Option<usize>,
+    /// Only so many pieces of a weight.
+    #[arg(long, value_name = "N")]
+    tensor: Option<usize>,
+    /// Only so many rows in a microbatch.
+    #[arg(long, value_name = "ROWS")]
+    microbatch: Option<usize>,
+    /// Only this recomputation.
+    #[arg(long, value_enum)]
+    recompute: Option<RecomputeName>,
+    /// Between what stages may be cut.
+    #[arg(long, value_enum, default_value_t = CutName::Layers)]
+    cut: CutName,
+    /// How many plans to show at most.
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    best: usize,
+    /// Print numbers as JSON instead of tables and a picture.
+    #[arg(long)]
+    json: bool,
+    /// Print the best plan as another trainer's options instead.
+    #[arg(long, value_enum, conflicts_with = "json")]
+    emit: Option<EmitName>,
+    /// Write a picture of the best plan's step.
+    #[arg(long, value_name = "OUT.svg")]
+    svg: Option<PathBuf>,
+    /// Columns of the printed picture.
+    #[arg(long, value_name = "N", default_value_t = 120)]
+    width: usize,
+}
+
+/// Whose conventions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum TrainerName {
+    /// Megatron-Core's conventions and schedules.
+    Megatron,
+    /// torchtitan's.
+    Torchtitan,
+    /// Megatron-Core's conventions, every schedule there is.
+    Any,
+}
+
+/// Whose options to print.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum EmitName {
+    Megatron,
+    Torchtitan,
+}
+
+/// What is computed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum RecomputeName {
+    None,
+    Layers,
+}
+
+/// Between what stages are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum CutName {
+    /// Between layers; embedding and head may be stages of their own.
+    Layers,
+    /// Between attention and MLP too.
+    HalfLayers,
+}
+
+/// Plans and prints.
+pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    let model = model(&args.model)?;
+    let machine = machine_file::machine(&args.machine).map_err(users)?;
+    for (name, value) in [("batch", args.batch), ("sequence", args.sequence), ("best", args.best)] {
+        if value == 0 {
+            return Err(UserFault::new(format!("--{name} is 0, but must be at least 1")).into());
+        }
+    }
+    let (trainer, software) = match args.trainer {
+        TrainerName::Megatron => (Trainer::Megatron, Software::megatron()),
+        TrainerName::Torchtitan => (Trainer::Torchtitan, Software::torchtitan()),
+        TrainerName::Any => (Trainer::Any, Software::megatron()),
+    };
+    let granularity = match args.cut {
+        CutName::Layers => Granularity::Layers,
+        CutName::HalfLayers => Granularity::HalfLayers,
+    };
+    let space = space::of(trainer, &software, &args)?;
+    let batch = Batch { rows: args.batch, tokens: args.sequence };
+    let task = Task { model, machine, software, batch, granularity };
+    let found = search(&task, &space, args.best).map_err(users)?;
+    if let (Some(emit), Some(best)) = (args.emit, found.best.first()) {
+        let text = match emit {
+            EmitName::Megatron => emit::megatron(&task, best),
+            EmitName::Torchtitan => emit::torchtitan(&task, best),
+        };
+        super::print(&text.map_err(UserFault::new)?)?;
+        return Ok(Outcome::Done);
+    }
+    if let (Some(path), Some(best)) = (&args.svg, found.best.first()) {
+        write_whole(path, &simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;
+    }
+    let answer = Answer::new(&task, &space, &found);
+    if args.json {
+        super::print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
+    }
+    if found.best.is_empty() {
+        let fault = UserFault::new(answer.what_is_missing());
+        return Err(answer.ways_out().into_iter().fold(fault, UserFault::hint).into());
+    }
+    if !args.json {
+        super::print(&answer.page(&found, args.width))?;
+    }
+    Ok(Outcome::Done)
+}
+
+/// The description in a file or in a folder's config.json.
+fn model(path: &Path) -> Result<Description, UserFault> {
+    let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
+    let text = std::fs::read_to_string(&file).map_err(|error| {
+        UserFault::new(format!("{}: the model cannot be read: {error}", file.display()))
+            .hint("give a config.json in Hugging Face's form, or a folder that has one")
+    })?;
+    let named = |error: plan::PlanError| UserFault::new(format!("{}: {error}", file.display()));
+    Description::from_config_json(&text).map_err(named)
+}
+
+/// The schedules that are named, or all of `kinds`.
+fn kinds(named: &[String], kinds: Vec<Kind>) -> Result<Vec<Kind>, UserFault> {
+    if named.is_empty() {
+        return Ok(kinds);
+    }
+    let find = |name: &String| {
+        let known: Vec<&str> = kinds.iter().map(|kind| kind.id()).collect();
+        let found = kinds.iter().copied().find(|kind| kind.id() == name);
+        let wanted = format!("--schedule {name}: this trainer has {}", known.join(", "));
+        found.ok_or_else(|| UserFault::new(wanted).hint("or plan for another with --trainer any"))
+    };
+    named.iter().map(find).collect()
+}

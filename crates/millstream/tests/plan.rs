@@ -1,0 +1,100 @@
+//! `millstream plan` as its users meet it.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are not seen as tests")]
+
+mod common;
+
+use common::Place;
+use serde_json::{Value, json};
+
+fn with_model(hidden: usize, layers: usize) -> Place {
+    let place = Place::new();
+    let config = json!({"model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers,
+        "num_attention_heads": 16, "intermediate_size": 4 * hidden, "vocab_size": 32000});
+    place.write("model.json", config.to_string());
+    place
+}
+
+fn plan<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    let mut arguments = vec!["plan", "--model", "model.json", "--batch", "32", "--sequence", "2048"];
+    arguments.extend(more);
+    arguments
+}
+
+/// What the table, the JSON and other trainers' options say about one plan agrees.
+#[test]
+fn answers() {
+    let place = with_model(2048, 16);
+    let json: Value = serde_json::from_str(&place.succeed(&plan(&["--machine", "a100:1x4", "--json"]))).unwrap();
+    let best = &json["plans"][0];
+    let of = |key: &str| best[key].as_u64().unwrap();
+    assert_eq!(of("pipeline") * of("data") * of("context") * of("tensor"), 4);
+    assert_eq!(of("data") * of("microbatch_rows") * of("microbatches"), 32);
+    let seconds = |key: &str| best[key].as_f64().unwrap();
+    let parts = seconds("passes_s") + seconds("exchange_s") + seconds("optimizer_s");
+    assert!((parts - seconds("step_s")).abs() < 1e-9 * parts);
+    assert!((seconds("tokens_per_s") * seconds("step_s") - 32.0 * 2048.0).abs() < 1e-3);
+    // Operations of the model over the step and the peak of four devices.
+    let share = json["training_flops_per_token"].as_f64().unwrap() * seconds("tokens_per_s") / (4.0 * 312e12);
+    assert!((share - seconds("peak_share")).abs() < 1e-9, "{share}");
+    for rank in best["memory"].as_array().unwrap() {
+        let parts = ["weights", "gradients", "optimizer", "activations", "logits", "buffers"];
+        let sum: u64 = parts.iter().map(|part| rank[part].as_u64().unwrap()).sum();
+        assert_eq!(rank["peak_bytes"].as_u64().unwrap(), sum);
+        assert!(sum <= rank["usable_bytes"].as_u64().unwrap());
+    }
+    let page = place.succeed(&plan(&["--machine", "a100:1x4", "--pipeline", "2", "--data", "2"]));
+    assert!(page.contains("pipeline 2 x data 2") && page.contains("rank 1 │"), "{page}");
+    let options = place.succeed(&plan(&["--machine", "a100:1x4", "--pipeline", "4", "--emit", "megatron"]));
+    assert!(options.contains("--pipeline-model-parallel-size 4\n--micro-batch-size "), "{options}");
+    let layout = options.split("--pipeline-model-parallel-layout '").nth(1).unwrap().split('\'').next().unwrap();
+    assert!(layout.starts_with('E') && layout.ends_with('L') && layout.matches('|').count() % 4 == 3, "{layout}");
+    let toml = place.succeed(&plan(&["--machine", "a100:1x4", "--trainer", "torchtitan", "--emit", "torchtitan"]));
+    assert!(toml.contains("pipeline_parallel_degree = "), "{toml}");
+}
+
+/// When nothing fits it says by how much, and what would do; the way out is one.
+#[test]
+fn nothing_fits() {
+    let place = with_model(8192, 24);
+    let output = place.run(&plan(&["--machine", "a100:1x2"]));
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("nothing fits") && stderr.contains("GB more on its fullest rank"), "{stderr}");
+    let times = stderr.split("hint: ").find(|hint| hint.contains("times as many nodes")).unwrap();
+    let times: usize = times.split(' ').next().unwrap().parse().unwrap();
+    let enough = format!("a100:{times}x2");
+    place.succeed(&plan(&["--machine", &enough]));
+    let fewer = format!("a100:{}x2", times / 2);
+    assert_eq!(place.run(&plan(&["--machine", &fewer])).status.code(), Some(2));
+}
+
+#[test]
+fn refusals() {
+    let place = with_model(2048, 16);
+    place.write("empty.toml", "");
+    place.write("mamba.json", json!({"model_type": "mamba"}).to_string());
+    for (arguments, wanted) in [
+        (plan(&["--machine", "b100:8"]), "give a file, or a preset with counts such as a100:4x8"),
+        (plan(&["--machine", "empty.toml"]), "`nodes` is missing"),
+        (plan(&["--machine", "a100:1x4", "--tensor", "3"]), "no arrangement of 4 devices"),
+        (plan(&["--machine", "a100:1x4", "--schedule", "zb-v"]), "this trainer has 1f1b, interleaved"),
+        (
+            vec!["plan", "--model", "mamba.json", "--machine", "a100:4", "--batch", "1", "--sequence", "8"],
+            "`model_type`: found \"mamba\"",
+        ),
+        (
+            vec!["plan", "--model", "none.json", "--machine", "a100:4", "--batch", "1", "--sequence", "8"],
+            "none.json: the model cannot be read",
+        ),
+        (
+            vec!["plan", "--model", "model.json", "--machine", "a100:4", "--batch", "0", "--sequence", "8"],
+            "--batch is 0",
+        ),
+    ] {
+        let output = place.run(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {stderr}");
+        assert!(stderr.contains(wanted), "{arguments:?}: {stderr}");
+    }
+}
