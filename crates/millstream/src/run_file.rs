@@ -23,7 +23,9 @@ use train::Settings;
 pub struct Request {
     /// The run file; without one, the preset `default`.
     pub file: Option<PathBuf>,
-    /// `key=value` each, laid over the file in order.
+    /// A plan file of `millstream plan`, laid over the file.
+    pub plan: Option<PathBuf>,
+    /// `key=value` each, laid over file and plan in order.
     pub sets: Vec<String>,
     /// A model folder to fine-tune, laid over all else.
     pub from: Option<PathBuf>,
@@ -93,6 +95,9 @@ fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Plac
             (table, place)
         }
     };
+    if let Some(path) = &request.plan {
+        put_over(&mut table, plan_file(path)?);
+    }
     let from = request.from.as_ref().map(|folder| {
         let place = Place::named(&format!("--from {}", folder.display()));
         toml_file::parse_option(place, &format!("model.from={}", quoted(folder)))
@@ -104,6 +109,33 @@ fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Plac
         }
     }
     Ok((table, place))
+}
+
+/// A plan file as a layer: its section `[plan]` says which axes it needs, of which training has the pipeline only.
+fn plan_file(path: &std::path::Path) -> Result<Table, Vec<Problem>> {
+    let name = path.display().to_string();
+    let place = Place::named(&name);
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| vec![Problem::new(place.clone(), format!("the plan cannot be read: {error}"))])?;
+    let (mut table, mut problems) = toml_file::parse(&name, &text);
+    let Some(Entry { node, .. }) = table.remove("plan") else {
+        problems.push(Problem::new(
+            place,
+            "this is no plan: it has no section [plan]; let `millstream plan --out` write it".into(),
+        ));
+        return Err(problems);
+    };
+    for axis in ["data", "context", "expert", "tensor"] {
+        let Value::Table(axes) = &node.value else { continue };
+        if let Some(Entry { node, .. }) = axes.get(axis).filter(|entry| !matches!(entry.node.value, Value::Whole(1))) {
+            let text = format!(
+                "the plan divides over the {axis} axis ({}), which `train` does not have; plan with --trainer millstream",
+                node.value
+            );
+            problems.push(Problem::new(node.place.clone(), text));
+        }
+    }
+    if problems.is_empty() { Ok(table) } else { Err(problems) }
 }
 
 /// The preset that a file builds on, empty when it names none.

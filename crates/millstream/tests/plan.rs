@@ -69,6 +69,36 @@ fn nothing_fits() {
     assert_eq!(place.run(&plan(&["--machine", &fewer])).status.code(), Some(2));
 }
 
+/// A plan for this program is trained as it says; one that needs axes that training lacks is refused by their names.
+#[test]
+fn plans_are_trained() {
+    let place = Place::new();
+    let config = json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 16,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 24,
+        "vocab_size": 281, "max_position_embeddings": 64, "rms_norm_eps": 1e-5});
+    place.write("model.json", config.to_string());
+    place.write("here.toml", "[[nodes]]\n[nodes.device]\nf32_tflops = 0.1\nmemory_gib = 4\nmemory_gbytes_per_s = 10\n");
+    let wanted = ["--batch", "4", "--sequence", "16", "--machine", "here.toml", "--trainer", "millstream"];
+    let mut arguments =
+        vec!["plan", "--model", "model.json", "--pipeline", "3", "--schedule", "zb-h1", "--out", "plan.toml"];
+    arguments.extend(wanted);
+    let page = place.succeed(&arguments);
+    assert!(page.contains("zb-h1") && page.contains("rank 2 │"), "{page}");
+    place.succeed(&["train", "tiny.toml", "--plan", "plan.toml", "--out", "run"]);
+    let resolved = place.read_text("run/run.toml");
+    for line in ["stages = 3", "schedule = \"zb-h1\"", "rows = 4", "sequence_length = 16"] {
+        assert!(resolved.contains(line), "{line}: {resolved}");
+    }
+    let divided = place.read_text("plan.toml").replace("data = 1", "data = 4").replace("tensor = 1", "tensor = 8");
+    place.write("divided.toml", divided);
+    let output = place.run(&["train", "tiny.toml", "--plan", "divided.toml", "--out", "other"]);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    for axis in ["the data axis (4)", "the tensor axis (8)"] {
+        assert!(stderr.contains(axis), "{stderr}");
+    }
+}
+
 #[test]
 fn refusals() {
     let place = with_model(2048, 16);

@@ -92,6 +92,7 @@ fn bad_configurations_are_explained() {
         ("{}".to_owned(), "`model_type`: found nothing"),
         (llama(json!({"model_type": "mamba"})), "`model_type`: found \"mamba\""),
         (llama(json!({"hidden_size": 0})), "`hidden_size`: found 0"),
+        (llama(json!({"num_hidden_layers": 60_000_000})), "at most 10000 layers"),
         (llama(json!({"hidden_size": -5})), "`hidden_size`: found -5"),
         (llama(json!({"hidden_size": 1e30})), "`hidden_size`: found 1e+30"),
         (llama(json!({"num_attention_heads": 5})), "must divide `hidden_size`"),
@@ -103,4 +104,25 @@ fn bad_configurations_are_explained() {
         let error = Description::from_config_json(&text).expect_err(&text).to_string();
         assert!(error.contains(wanted), "{error}");
     }
+}
+
+/// Every byte of a valid file changed, left out or doubled: read or refused, never a panic, and what is read can be counted.
+#[test]
+fn damaged_configurations() {
+    let text = r#"{"model_type": "deepseek_v3", "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "intermediate_size": 96, "vocab_size": 100, "q_lora_rank": null, "kv_lora_rank": 16, "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16, "v_head_dim": 16, "n_routed_experts": 8, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32, "n_shared_experts": 1, "first_k_dense_replace": 1}"#;
+    Description::from_config_json(text).expect("a model");
+    let mut n_read = 0;
+    for at in 0..text.len() {
+        for put in ["", "0", "-", "]", "\"", "9999999", ":", "null"] {
+            let mut damaged = text.to_owned();
+            damaged.replace_range(at..=at, put);
+            if let Ok(description) = Description::from_config_json(&damaged) {
+                n_read += usize::from(description.n_parameters() > 0);
+            }
+        }
+    }
+    assert!(n_read > 0);
 }

@@ -60,7 +60,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             memory_gbytes_per_s: *memory_gbytes_per_s,
             memory_bytes: machine.memory_bytes,
         };
-        write_whole(path, &machine_file::write(&measured)).map_err(users)?;
+        write_whole(path, machine_file::write(&measured)).map_err(users)?;
     }
     let text = if args.json { serde_json::to_string_pretty(&diagnosis)? + "\n" } else { page(&diagnosis) };
     super::print(&text)?;

@@ -1,6 +1,7 @@
 //! `millstream plan`.
 
 mod answer;
+mod local;
 mod space;
 
 use crate::fault::{UserFault, users};
@@ -65,6 +66,9 @@ pub struct Args {
     /// Print the best plan as another trainer's options instead.
     #[arg(long, value_enum, conflicts_with = "json")]
     emit: Option<EmitName>,
+    /// Write the best plan for `millstream train --plan`.
+    #[arg(long, value_name = "OUT.toml")]
+    out: Option<PathBuf>,
     /// Write a picture of the best plan's step.
     #[arg(long, value_name = "OUT.svg")]
     svg: Option<PathBuf>,
@@ -82,6 +86,8 @@ enum TrainerName {
     Torchtitan,
     /// Megatron-Core's conventions, every schedule there is.
     Any,
+    /// This program's own, on one machine's cores.
+    Millstream,
 }
 
 /// Whose options to print.
@@ -109,7 +115,8 @@ enum CutName {
 
 /// Plans and prints.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let model = model(&args.model)?;
+    let file = if args.model.is_dir() { args.model.join("config.json") } else { args.model.clone() };
+    let model = model(&file)?;
     let machine = machine_file::machine(&args.machine).map_err(users)?;
     for (name, value) in [("batch", args.batch), ("sequence", args.sequence), ("best", args.best)] {
         if value == 0 {
@@ -120,6 +127,14 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         TrainerName::Megatron => (Trainer::Megatron, Software::megatron()),
         TrainerName::Torchtitan => (Trainer::Torchtitan, Software::torchtitan()),
         TrainerName::Any => (Trainer::Any, Software::megatron()),
+        TrainerName::Millstream => {
+            let (page, plan_file) = local::answer(&args, &machine, &file)?;
+            if let Some(path) = &args.out {
+                write_whole(path, &plan_file).map_err(users)?;
+            }
+            super::print(&page)?;
+            return Ok(Outcome::Done);
+        }
     };
     let granularity = match args.cut {
         CutName::Layers => Granularity::Layers,
@@ -138,7 +153,10 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Ok(Outcome::Done);
     }
     if let (Some(path), Some(best)) = (&args.svg, found.best.first()) {
-        write_whole(path, &simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;
+        write_whole(path, simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;
+    }
+    if let (Some(path), Some(best)) = (&args.out, found.best.first()) {
+        write_whole(path, local::plan_file_of(&best.layout, &best.prediction, &args)).map_err(users)?;
     }
     let answer = Answer::new(&task, &space, &found);
     if args.json {
@@ -154,10 +172,9 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// The description in a file or in a folder's config.json.
-fn model(path: &Path) -> Result<Description, UserFault> {
-    let file = if path.is_dir() { path.join("config.json") } else { path.to_owned() };
-    let text = std::fs::read_to_string(&file).map_err(|error| {
+/// The description in a file.
+fn model(file: &Path) -> Result<Description, UserFault> {
+    let text = std::fs::read_to_string(file).map_err(|error| {
         UserFault::new(format!("{}: the model cannot be read: {error}", file.display()))
             .hint("give a config.json in Hugging Face's form, or a folder that has one")
     })?;

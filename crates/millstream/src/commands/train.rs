@@ -18,6 +18,9 @@ pub struct Args {
     /// Lay a value over the run file, such as `--set pipeline.stages=4`; may be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     sets: Vec<String>,
+    /// Lay a plan of `millstream plan --out` over the run file.
+    #[arg(long, value_name = "PLAN.toml", conflicts_with = "resume")]
+    plan: Option<PathBuf>,
     /// Folder of the run; must be new or empty. Without it, the next free number under `runs`.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
@@ -38,7 +41,7 @@ pub struct Args {
 
 /// Trains as the arguments say.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
-    let Args { run_file, mut sets, out, resume, from, tui, prometheus } = args;
+    let Args { run_file, mut sets, plan, out, resume, from, tui, prometheus } = args;
     if tui && !std::io::stdout().is_terminal() {
         let fault = UserFault::new("--tui needs a terminal, and the standard output is none");
         return Err(fault.hint("leave --tui out; progress is shown as lines then").into());
@@ -49,7 +52,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         Some(folder) => Some(resumed(folder)?),
     };
     let from = from.map(|folder| model_folder::find(&folder)).transpose()?;
-    let request = Request { file: file.clone(), sets, from };
+    let request = Request { file: file.clone(), plan, sets, from };
     let settings = run_file::resolve(&request).map_err(users)?;
     let preset = run_file::preset(&request).map(|preset| preset.name);
     let manner = Manner { preset, view: if tui { View::Dashboard } else { View::Progress } };

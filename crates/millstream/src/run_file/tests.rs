@@ -24,7 +24,8 @@ fn resolve_text(text: &str, sets: &[&str]) -> Result<Settings, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("run.toml");
     fs::write(&path, text).unwrap();
-    let request = Request { file: Some(path), sets: sets.iter().map(|set| (*set).to_owned()).collect(), from: None };
+    let request =
+        Request { file: Some(path), sets: sets.iter().map(|set| (*set).to_owned()).collect(), ..Request::default() };
     let here = format!("{}/", folder.path().display());
     resolve(&request).map_err(|problems| problems.to_string().replace(&here, ""))
 }
@@ -559,7 +560,7 @@ fn fine_tuning() {
     assert_eq!(settings.tokenizer, train::TokenizerSource::File(folder.path().join("tokenizer.json")));
     assert_eq!(resolve_text(&write(&settings), &[]).as_ref(), Ok(&settings));
     // The folder's 4 blocks bound the stages.
-    let request = Request { from, sets: vec!["pipeline.stages=5".into()], file: None };
+    let request = Request { from, sets: vec!["pipeline.stages=5".into()], ..Request::default() };
     let problems = resolve(&request).unwrap_err().to_string();
     assert!(
         problems.contains("--set pipeline.stages=5: `pipeline.stages` is 5, but the model has 4 blocks"),

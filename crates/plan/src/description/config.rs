@@ -28,7 +28,10 @@ const FAMILIES: [&str; 18] = [
 ];
 
 /// Largest width or count that is believed: products of two must fit 64 bits with room for sums.
-const SIZE_MAX: u64 = 1 << 26;
+const SIZE_MAX: u64 = 1 << 22;
+
+/// Every layer is a value of its own: no model has so many, and a slip must not fill the memory.
+const LAYERS_MAX: usize = 10_000;
 
 impl Description {
     /// The model that a `config.json` describes, for planning. Fields that do not change what a step costs are not
@@ -77,7 +80,7 @@ fn read(reader: &mut Reader) -> Option<Description> {
 /// Gated MLP, root-mean-square norms, rotary positions: Llama and its relatives.
 fn read_llama_like(reader: &mut Reader, family: &str) -> Option<Description> {
     let shape = reader.shape()?;
-    let n_layers = reader.size("num_hidden_layers")?;
+    let n_layers = reader.layers("num_hidden_layers")?;
     let vocab_size = reader.size("vocab_size")?;
     let is_gemma = family.starts_with("gemma");
     let is_tied = reader.flag("tie_word_embeddings", is_gemma)?;
@@ -123,7 +126,7 @@ fn read_llama_like(reader: &mut Reader, family: &str) -> Option<Description> {
 fn read_gpt(reader: &mut Reader, family: &str) -> Option<Description> {
     let hidden = reader.size("n_embd")?;
     let heads = reader.size("n_head")?;
-    let n_layers = reader.size("n_layer")?;
+    let n_layers = reader.layers("n_layer")?;
     let vocab_size = reader.size("vocab_size")?;
     let feed_forward = reader.optional_size("n_inner")?.unwrap_or(4 * hidden);
     let is_gpt2 = family == "gpt2";
@@ -150,7 +153,7 @@ fn read_gpt(reader: &mut Reader, family: &str) -> Option<Description> {
 fn read_biased(reader: &mut Reader, family: &str) -> Option<Description> {
     let hidden = reader.size("hidden_size")?;
     let heads = reader.size("num_attention_heads")?;
-    let n_layers = reader.size("num_hidden_layers")?;
+    let n_layers = reader.layers("num_hidden_layers")?;
     let vocab_size = reader.size("vocab_size")?;
     let is_opt = family == "opt";
     let feed_forward = reader.size(if is_opt { "ffn_dim" } else { "intermediate_size" })?;
@@ -179,7 +182,7 @@ fn read_biased(reader: &mut Reader, family: &str) -> Option<Description> {
 fn read_latent(reader: &mut Reader, family: &str) -> Option<Description> {
     let hidden = reader.size("hidden_size")?;
     let heads = reader.size("num_attention_heads")?;
-    let n_layers = reader.size("num_hidden_layers")?;
+    let n_layers = reader.layers("num_hidden_layers")?;
     let vocab_size = reader.size("vocab_size")?;
     let feed_forward = reader.size("intermediate_size")?;
     let query_rank = reader.optional_size("q_lora_rank")?;
@@ -423,6 +426,15 @@ impl Reader {
         };
         let has_shared_gate = family == "qwen2_moe";
         Some(Some(ExpertFields { n, per_token, width, shared_width, has_shared_gate, first, every, dense }))
+    }
+
+    fn layers(&mut self, name: &str) -> Option<usize> {
+        let found = self.size(name)?;
+        if found > LAYERS_MAX {
+            self.refuse(name, found.to_string(), &format!("at most {LAYERS_MAX} layers are planned for"));
+            return None;
+        }
+        Some(found)
     }
 
     fn size(&mut self, name: &str) -> Option<usize> {

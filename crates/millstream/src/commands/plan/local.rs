@@ -1,0 +1,123 @@
+//! Plans for `millstream train` on this machine, and plan files.
+
+use super::Args;
+use crate::commands::table;
+use crate::fault::{UserFault, users};
+use crate::units;
+use plan::{LocalPlan, LocalTask, Machine, Prediction, Recompute, local_plans};
+use schedule::{Backward, Kind, Placement};
+use std::path::Path;
+
+/// The best plans as a page, and the best as a plan file.
+pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, String), UserFault> {
+    if machine.n_devices() != 1 {
+        let found =
+            format!("{} has {} devices, but `train` runs on one machine's cores", machine.name, machine.n_devices());
+        return Err(UserFault::new(found).hint("let `millstream doctor --machine here.toml` write the file"));
+    }
+    let text = std::fs::read_to_string(model).map_err(users)?;
+    let architecture = architecture::from_config_json(&text).map_err(users)?;
+    let device = &machine.nodes[0].device;
+    let task = LocalTask {
+        architecture: &architecture,
+        rows: args.batch,
+        tokens: args.sequence,
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        flops_per_s: device.peak.f32 * device.efficiency.product,
+        memory_bytes: device.usable_bytes(),
+    };
+    let kinds = super::kinds(&args.schedule, Kind::ALL.to_vec())?;
+    let plans = local_plans(&task, &kinds);
+    let wanted = |plan: &&LocalPlan| {
+        args.pipeline.is_none_or(|n| plan.n_ranks == n)
+            && args.microbatch.is_none_or(|rows| args.batch / plan.microbatches == rows)
+    };
+    let plans: Vec<&LocalPlan> = plans.iter().filter(wanted).collect();
+    let Some(best) = plans.first() else {
+        return Err(UserFault::new("no plan has what was fixed").hint("fix less"));
+    };
+    if best.peak_bytes() > task.memory_bytes {
+        let missing = units::bytes(best.peak_bytes() - task.memory_bytes);
+        let fault =
+            UserFault::new(format!("nothing fits: the leanest of the fastest needs {missing} more than there are"));
+        return Err(fault.hint("use fewer rows or shorter ones, or a smaller model"));
+    }
+    Ok((page(&plans[..plans.len().min(args.best)], args), plan_file(best, args)))
+}
+
+fn page(plans: &[&LocalPlan], args: &Args) -> String {
+    let tokens = (args.batch * args.sequence) as f64;
+    let head = ["", "ranks", "schedule", "recompute", "microbatches", "step", "tokens/s", "bubble", "memory"];
+    let rows = plans.iter().enumerate().map(|(i, plan)| {
+        vec![
+            format!("{}", i + 1),
+            plan.n_ranks.to_string(),
+            plan.spec.kind.id().to_owned(),
+            recompute(plan).to_owned(),
+            plan.microbatches.to_string(),
+            units::seconds(plan.step_s),
+            units::count((tokens / plan.step_s) as u64),
+            units::percent(plan.bubble),
+            units::bytes(plan.peak_bytes()),
+        ]
+    });
+    let rows: Vec<Vec<String>> = std::iter::once(head.map(str::to_owned).to_vec()).chain(rows).collect();
+    let picture = simulate::text(&plans[0].timeline, args.width);
+    format!("{}\n\n{picture}", table::aligned(&rows, 4).join("\n"))
+}
+
+fn recompute(plan: &LocalPlan) -> &'static str {
+    match plan.recompute {
+        Recompute::None => "none",
+        Recompute::Full => "full",
+    }
+}
+
+/// What `train --plan` lays over its run file.
+fn plan_file(plan: &LocalPlan, args: &Args) -> String {
+    let backward = match plan.spec.backward {
+        Backward::Fused => "fused",
+        Backward::Split => "split",
+    };
+    let per_rank = plan.sizes.len() / plan.n_ranks;
+    let looped = match plan.spec.kind.placement() {
+        Placement::Looped => format!("stages_per_rank = {per_rank}\n"),
+        _ => String::new(),
+    };
+    format!(
+        "# Written by `millstream plan`; `millstream train RUN.toml --plan THIS` lays it over the run file.\n\n\
+         [plan]\npipeline = {}\n{}\n[data]\nsequence_length = {}\n\n[batch]\nrows = {}\nmicrobatches = {}\n\n[pipeline]\n\
+         stages = {}\n{looped}cut = {:?}\nranks = \"by schedule\"\nschedule = \"{}\"\nbackward = \"{backward}\"\nrecompute = \"{}\"\n",
+        plan.n_ranks,
+        axes([1; 4]),
+        args.sequence,
+        args.batch,
+        plan.microbatches,
+        plan.sizes.len(),
+        plan.sizes,
+        plan.spec.kind.id(),
+        recompute(plan),
+    )
+}
+
+/// A plan for another trainer, with all its axes, which `train` refuses by name.
+pub fn plan_file_of(layout: &plan::Layout, prediction: &Prediction, args: &Args) -> String {
+    let degrees = layout.degrees;
+    format!(
+        "# Written by `millstream plan`.\n\n[plan]\npipeline = {}\n{}\n[data]\nsequence_length = {}\n\n[batch]\nrows = {}\n\
+         microbatches = {}\n\n[pipeline]\nstages = {}\ncut = {:?}\nschedule = \"{}\"\n",
+        degrees.pipeline,
+        axes([degrees.data, degrees.context, degrees.expert, degrees.tensor]),
+        args.sequence,
+        args.batch,
+        prediction.microbatches,
+        prediction.sizes.len(),
+        prediction.sizes,
+        layout.spec.kind.id(),
+    )
+}
+
+fn axes(degrees: [usize; 4]) -> String {
+    let names = ["data", "context", "expert", "tensor"];
+    names.iter().zip(degrees).map(|(name, degree)| format!("{name} = {degree}\n")).collect()
+}
