@@ -92,7 +92,7 @@ fn bad_configurations_are_explained() {
         ("{}".to_owned(), "`model_type`: found nothing"),
         (llama(json!({"model_type": "mamba"})), "`model_type`: found \"mamba\""),
         (llama(json!({"hidden_size": 0})), "`hidden_size`: found 0"),
-        (llama(json!({"num_hidden_layers": 60_000_000})), "at most 10000 layers"),
+        (llama(json!({"num_hidden_layers": 60_000})), "at most 10000 layers"),
         (llama(json!({"hidden_size": -5})), "`hidden_size`: found -5"),
         (llama(json!({"hidden_size": 1e30})), "`hidden_size`: found 1e+30"),
         (llama(json!({"num_attention_heads": 5})), "must divide `hidden_size`"),
