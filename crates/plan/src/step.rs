@@ -90,7 +90,7 @@ pub struct Prediction {
     pub collective_share: f64,
     /// Share of the machine's peak: operations of the model without what is computed again, over the step.
     pub peak_share: f64,
-    /// The same, counted as Megatron-LM's paper counts: with a fourth for recomputation of layers, attention without mask.
+    /// Tokens of the batch over the step.
     pub tokens_per_s: f64,
     /// Bytes of every pipeline rank by what they are: weights, gradients, optimizer, activations, logits, buffers.
     pub memory: Vec<[u64; 6]>,

@@ -71,10 +71,8 @@ impl StagePlan<'_> {
         match self.layout.spec.kind {
             Kind::Gpipe | Kind::LoopedBfs => m,
             Kind::OneFOneB => m.min(p - rank),
-            // Whatever else: at the first backward of a rank's last stage one microbatch has passed all its stages, unless
-            // stages of the rank are gone through one by one.
-            Kind::ZbH1 | Kind::ZbH2 | Kind::ZbAuto => 1,
-            _ => usize::from(m > 0),
+            // Others by their own rules; one microbatch is there in any case.
+            _ => 1,
         }
     }
 }

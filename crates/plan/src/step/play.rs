@@ -10,9 +10,9 @@ use simulate::{Costs, Link, StageCost, Timeline, bubbles, idle_fraction, simulat
 /// How exactly passes are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Effort {
-    /// All of them, or with so many actions that they would take over a quarter of a second, a third of a million of them.
+    /// All of them, up to 250,000 actions; what is longer by the microbatches that fit and what every further round takes.
     Full,
-    /// Two rounds of as many microbatches as there are ranks where that is fewer, for comparing layouts.
+    /// The same from 12,000 actions on, by at least two rounds of as many microbatches as there are ranks: for comparing.
     Search,
 }
 
