@@ -7,7 +7,7 @@ use std::path::Path;
 /// A run file: problems that can be printed, or settings that are written back as the same.
 pub fn run_file(bytes: &[u8], place: &Path) {
     let Some((file, sets)) = written(bytes, place) else { return };
-    let request = run_file::Request { file: Some(file.clone()), sets, from: None };
+    let request = run_file::Request { file: Some(file.clone()), sets, ..Default::default() };
     match run_file::resolve(&request) {
         Err(problems) => assert!(problems.to_string().contains("problem")),
         Ok(settings) => {

@@ -5,7 +5,7 @@ use crate::cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
 use architecture::Architecture;
 use mesh::{Cores, Grid, Rank, StageMap};
 use schedule::{Backward, Kind, Placement, Spec, generate_for};
-use simulate::{Costs, Timeline, bubbles_under, idle_fraction, simulate};
+use simulate::{Costs, Timeline, bubbles, idle_fraction, simulate};
 
 /// What is to be done, on which cores.
 #[derive(Clone, Debug)]
@@ -118,7 +118,7 @@ fn local_plan(
         microbatches,
         recompute,
         step_s: timeline.makespan_s(),
-        bubble: idle_fraction(&bubbles_under(&timeline, &costs)),
+        bubble: idle_fraction(&bubbles(&timeline, &costs)),
         memory: (0..n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).collect(),
         timeline,
     })
