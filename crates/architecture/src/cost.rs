@@ -29,8 +29,7 @@ pub struct BlockCost {
     pub weight_gradient_elements: u64,
     /// Elements live at once inside the block's forward beside those it keeps, at most.
     pub forward_elements: u64,
-    /// Gradients live at once inside the block's backward, at most; for the embedding its own, before it is added to
-    /// the sum over microbatches.
+    /// Gradients live at once inside the block's backward, at most; for the embedding that of the rows looked up.
     pub backward_elements: u64,
     /// Elements of the carry that leaves the block, all kinds.
     pub carry_elements: u64,
@@ -56,27 +55,22 @@ struct PerToken {
     key_values: usize,
     /// Times `intermediate_size`.
     feed_forward: usize,
-    /// Times `num_attention_heads * tokens`.
-    scores: usize,
+    /// Times `num_attention_heads`.
+    heads: usize,
     /// Single numbers.
     scalars: usize,
 }
 
-const NOTHING: PerToken = PerToken { hidden: 0, queries: 0, key_values: 0, feed_forward: 0, scores: 0, scalars: 0 };
+const NOTHING: PerToken = PerToken { hidden: 0, queries: 0, key_values: 0, feed_forward: 0, heads: 0, scalars: 0 };
 
 /// Inputs: the projections', the core's output. Output gradients: queries, keys, values, the block's.
 const ATTENTION_QUEUES: PerToken = PerToken { hidden: 2, queries: 2, key_values: 2, ..NOTHING };
 /// Input: the norm's output. The output gradient is counted with the logits.
 const HEAD_QUEUES: PerToken = PerToken { hidden: 1, ..NOTHING };
 
-/// A product's result lies in memory twice for a moment. Here that of the output projection, or the scores, when the
-/// core's output is not there yet.
-const ATTENTION_FORWARD: [PerToken; 2] = [PerToken { hidden: 2, ..NOTHING }, PerToken { scores: 1, ..NOTHING }];
-/// The down projection's result, twice.
-const MLP_FORWARD: PerToken = PerToken { hidden: 2, ..NOTHING };
-
-/// Widest moment: the residual's gradient, those of the core's output, and of the probabilities and the scores.
-const ATTENTION_BACKWARD: PerToken = PerToken { hidden: 1, queries: 1, scores: 2, ..NOTHING };
+/// Widest moment: the residual's gradient, those of the core's result and of the queries, and of every head's keys and
+/// values.
+const ATTENTION_BACKWARD: PerToken = PerToken { hidden: 1, queries: 4, ..NOTHING };
 /// Widest moment: the gradients of the product's input and of the norm's.
 const HEAD_BACKWARD: PerToken = PerToken { hidden: 2, ..NOTHING };
 
@@ -85,8 +79,8 @@ impl Architecture {
     ///
     /// Operations and parameters follow from the shapes alone. Kept elements are those of a plain automatic
     /// differentiation in which products keep their input, norms their input and one or two numbers per row, activations
-    /// their inputs and attention its probabilities; this file says so term by term. Ids travel in the carry and are not
-    /// counted.
+    /// their inputs and attention its inputs and its result; this file says so term by term. Ids travel in the carry and
+    /// are not counted.
     pub fn cost(&self, block: Block, rows: usize, tokens: usize) -> BlockCost {
         let n = (rows * tokens) as u64;
         let weights = self.weights(block);
@@ -110,23 +104,19 @@ impl Architecture {
             attention_forward: core.times(2),
             attention_backward: core.times(4),
             weight_elements,
-            activation_elements: n * self.per_token(keeps, tokens),
+            activation_elements: n * self.per_token(keeps),
             logit_elements: if block == Block::Head { n * self.vocab_size as u64 } else { 0 },
-            weight_gradient_elements: n * self.per_token(queues, tokens),
+            weight_gradient_elements: n * self.per_token(queues),
             forward_elements: match block {
                 Block::Embedding => n * self.hidden_size as u64,
-                Block::Attention(_) => {
-                    let [output, scores] = ATTENTION_FORWARD.map(|count| n * self.per_token(count, tokens));
-                    let core = n * (self.num_attention_heads * self.head_dim) as u64;
-                    output.max(scores.saturating_sub(core))
-                }
-                Block::Mlp(_) => n * self.per_token(MLP_FORWARD, tokens),
-                // The logits are a product too.
-                Block::Head => n * self.vocab_size as u64,
+                Block::Attention(_) => n * self.attention_forward(),
+                Block::Mlp(_) => n * self.mlp_forward(),
+                Block::Head => 0,
             },
             backward_elements: match block {
-                Block::Embedding => weight_elements + self.learned_positions(),
-                Block::Attention(_) | Block::Mlp(_) | Block::Head => n * self.per_token(backward, tokens),
+                // The table's own gradient is added to the sum in place, row by row; that of positions comes whole.
+                Block::Embedding => n * self.hidden_size as u64 + 2 * self.learned_positions(),
+                Block::Attention(_) | Block::Mlp(_) | Block::Head => n * self.per_token(backward),
             },
             carry_elements: self.carry_after(block).n_elements(rows, tokens) as u64,
         }
@@ -166,8 +156,8 @@ impl Architecture {
     }
 
     /// Norms of the residual stream: their inputs, and of each row the inverse root, with layer norm the mean too.
-    /// Projections: their shared input. Core: rotated queries and keys, values, probabilities. Output projection: its
-    /// input. Norms of queries and keys: their inputs, and numbers as above.
+    /// Projections: their shared input. Core: rotated queries and keys, values, and of each head two numbers of the scores'
+    /// sum. Output projection: its input, the core's result. Norms of queries and keys: their inputs, and numbers as above.
     fn attention_keeps(&self) -> PerToken {
         let (n_norms, of_row) = (self.n_block_norms(), self.numbers_of_norm());
         let [of_heads, rows] = match self.family.query_key_norm() {
@@ -180,7 +170,7 @@ impl Architecture {
             queries: 2 + of_heads,
             key_values: 2 + of_heads,
             feed_forward: 0,
-            scores: 1,
+            heads: 2,
             scalars: (n_norms + rows) * of_row,
         }
     }
@@ -202,9 +192,33 @@ impl Architecture {
         PerToken { hidden: 2, feed_forward: self.n_mlp_inputs() + 1, ..NOTHING }
     }
 
-    /// Widest moment: the residual's gradient, those of the activation's result and inputs.
+    /// The output projection's result, to which the residual is added; or, where queries, keys and values are parts of one
+    /// product, copies of them when the core's result, as wide as the queries, is not there yet.
+    fn attention_forward(&self) -> u64 {
+        let result = self.per_token(PerToken { hidden: 1, ..NOTHING });
+        match self.family {
+            Family::Phi3 | Family::Gpt2 => result.max(self.per_token(PerToken { key_values: 2, ..NOTHING })),
+            _ => result,
+        }
+    }
+
+    /// The down projection's result; or, where the activation's inputs are parts of one product, copies of them.
+    fn mlp_forward(&self) -> u64 {
+        let result = self.per_token(PerToken { hidden: 1, ..NOTHING });
+        match self.family {
+            Family::Phi3 => result.max(self.per_token(PerToken { feed_forward: self.n_mlp_inputs(), ..NOTHING })),
+            _ => result,
+        }
+    }
+
+    /// Widest moment: the residual's gradient, those of the activation's result and inputs. Where both inputs are parts of
+    /// one product, each part's gradient comes back as wide as the whole, and one part is still there.
     fn mlp_backward(&self) -> PerToken {
-        PerToken { hidden: 1, feed_forward: self.n_mlp_inputs() + 1, ..NOTHING }
+        let feed_forward = match self.family {
+            Family::Phi3 => 2 * self.n_mlp_inputs() + 1,
+            _ => self.n_mlp_inputs() + 1,
+        };
+        PerToken { hidden: 1, feed_forward, ..NOTHING }
     }
 
     /// Norms of the residual stream in an attention or MLP block.
@@ -223,12 +237,12 @@ impl Architecture {
         }
     }
 
-    fn per_token(&self, count: PerToken, tokens: usize) -> u64 {
+    fn per_token(&self, count: PerToken) -> u64 {
         let elements = count.hidden * self.hidden_size
             + count.queries * self.num_attention_heads * self.head_dim
             + count.key_values * self.num_key_value_heads * self.head_dim
             + count.feed_forward * self.intermediate_size
-            + count.scores * self.num_attention_heads * tokens
+            + count.heads * self.num_attention_heads
             + count.scalars;
         elements as u64
     }

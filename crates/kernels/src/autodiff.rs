@@ -1,5 +1,6 @@
 //! How autodiff plays the operations: forward keeps what backward needs, backward is the hand-written one.
 
+use crate::AttentionSpec;
 use crate::linear::{WeightGrad, WeightGrads};
 use crate::ops::Kernels;
 use crate::seed::Slot;
@@ -9,6 +10,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Autodiff, BackendTensor, DispatchKindConversion, DispatchTensor, TensorMetadata};
 use burn::tensor::Tensor;
+use std::sync::Arc;
 
 #[derive(Debug)]
 struct Linear;
@@ -23,7 +25,7 @@ where
         let dy = grads.consume::<B>(&ops.node);
         let (x, w, parameter, queue) = ops.state;
         if let [Some(x)] = ops.parents {
-            grads.register::<B>(x.id, B::float_matmul(dy.clone(), w));
+            grads.register::<B>(x.id, B::linear_input_gradient(dy.clone(), w));
         }
         let left = WeightGrad { parameter, x: Tensor::from_primitive::<B>(x), dy: Tensor::from_primitive::<B>(dy) };
         queue.0.send(left).expect("invariant: a visit's queue is open until its backward is done");
@@ -79,6 +81,27 @@ impl<B: Kernels> Backward<B, 1> for MaskedSoftmax {
         let (y, scale) = ops.state;
         if let [Some(scores)] = ops.parents {
             grads.register::<B>(scores.id, B::masked_softmax_backward(y, dy, scale));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Attention;
+
+/// Queries, keys, values, the result, its statistics, and who sees whom.
+type AttentionState<F> = (F, F, F, F, F, Arc<AttentionSpec>);
+
+impl<B: Kernels> Backward<B, 3> for Attention {
+    type State = AttentionState<FloatTensor<B>>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<B>(&ops.node);
+        let (q, k, v, y, statistics, spec) = ops.state;
+        let (dq, dk, dv) = B::attention_backward(q, k, v, y, dy, statistics, spec);
+        for (parent, gradient) in ops.parents.into_iter().zip([dq, dk, dv]) {
+            if let Some(parent) = parent {
+                grads.register::<B>(parent.id, gradient);
+            }
         }
     }
 }
@@ -145,7 +168,7 @@ where
     fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, parameter: usize, grads: WeightGrads) -> FloatTensor<Self> {
         let prepared = Linear.prepare::<C>([x.node()]).compute_bound().stateful();
         let (x, w) = (x.into_primitive(), w.into_primitive());
-        let y = B::float_matmul(x.clone(), B::float_transpose(w.clone()));
+        let y = B::linear_forward(x.clone(), w.clone());
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((x, w, parameter, grads), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
@@ -176,6 +199,21 @@ where
         let y = B::masked_softmax_forward(scores.into_primitive(), hidden, scale);
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((y.clone(), scale), y),
+            OpsKind::UnTracked(prepared) => prepared.finish(y),
+        }
+    }
+
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: Arc<AttentionSpec>,
+    ) -> FloatTensor<Self> {
+        let prepared = Attention.prepare::<C>([q.node(), k.node(), v.node()]).compute_bound().stateful();
+        let [q, k, v] = [q, k, v].map(|t| t.into_primitive());
+        let (y, statistics) = B::attention_forward(q.clone(), k.clone(), v.clone(), spec.clone());
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((q, k, v, y.clone(), statistics, spec), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }

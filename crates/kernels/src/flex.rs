@@ -1,10 +1,14 @@
 //! The CPU backend's fused paths, for contiguous f32; everything else takes the compositions.
 
 use crate::ops::{Kernels, plain};
+use crate::path::Path;
+use crate::{AttentionSpec, attention};
 use crate::{linear, log_probability, masked_softmax, rms_norm, rope, shard_softmax, swiglu};
 use burn::backend::Flex;
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::tensor::{DType, TensorData};
+use std::sync::Arc;
 
 /// Row-major elements. The caller made the tensor contiguous with [`contiguous`].
 pub(crate) fn slice(t: &FloatTensor<Flex>) -> &[f32] {
@@ -35,9 +39,14 @@ pub(crate) fn matrix(data: Vec<f32>, n: usize, d: usize) -> FloatTensor<Flex> {
     FloatTensor::<Flex>::from_data(TensorData::new(data, [n, d]))
 }
 
-/// The tensors contiguous, or `None` when one is not f32.
+/// Whether the fused path takes these tensors.
+pub(crate) fn fused<const N: usize>(tensors: [&FloatTensor<Flex>; N]) -> bool {
+    Path::chosen() == Path::Fused && tensors.iter().all(|t| t.dtype() == DType::F32)
+}
+
+/// The tensors contiguous, or `None` when the fused path does not take them.
 pub(crate) fn contiguous<const N: usize>(tensors: [&FloatTensor<Flex>; N]) -> Option<[FloatTensor<Flex>; N]> {
-    tensors.iter().all(|t| t.dtype() == DType::F32).then(|| tensors.map(|t| t.to_contiguous()))
+    fused(tensors).then(|| tensors.map(|t| t.to_contiguous()))
 }
 
 /// Token ids as indices, whatever integer type they have, checked against the vocabulary.
@@ -53,6 +62,49 @@ fn indices(ids: &IntTensor<Flex>, vocabulary: usize) -> Vec<usize> {
 }
 
 impl Kernels for Flex {
+    fn linear_forward(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        match contiguous([&x, &w]) {
+            Some([x, w]) => linear::forward_flex(&x, &w),
+            None => Self::float_matmul(x, Self::float_transpose(w)),
+        }
+    }
+
+    fn linear_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        match contiguous([&dy, &w]) {
+            Some([dy, w]) => linear::input_gradient_flex(&dy, &w),
+            None => Self::float_matmul(dy, w),
+        }
+    }
+
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: Arc<AttentionSpec>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        if fused([&q, &k, &v]) {
+            attention::forward_flex([q, k, v], &spec)
+        } else {
+            plain::attention_forward::<Self>(q, k, v, &spec)
+        }
+    }
+
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        spec: Arc<AttentionSpec>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        if fused([&q, &k, &v, &dy]) {
+            attention::backward_flex([q, k, v], [y, dy], &statistics, &spec).into()
+        } else {
+            plain::attention_backward::<Self>(q, k, v, dy, &spec)
+        }
+    }
+
     fn weight_gradient(sum: FloatTensor<Self>, dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
         linear::weight_gradient_flex(sum, dy, x)
     }
@@ -74,7 +126,7 @@ impl Kernels for Flex {
         gradient: FloatTensor<Self>,
     ) -> FloatTensor<Self> {
         match contiguous([&log_sum_exp, &gradient]) {
-            Some([lse, gradient]) if logits.dtype() == DType::F32 && logits.is_contiguous() => {
+            Some([lse, gradient]) if fused([&logits]) && logits.is_contiguous() => {
                 let targets = indices(&targets, dims(&logits)[1]);
                 log_probability::backward_flex(logits, &targets, &lse, &gradient)
             }
@@ -83,7 +135,7 @@ impl Kernels for Flex {
     }
 
     fn masked_softmax_forward(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        if scores.dtype() == DType::F32 && scores.is_contiguous() {
+        if fused([&scores]) && scores.is_contiguous() {
             masked_softmax::forward_flex(scores, &hidden, scale)
         } else {
             plain::masked_softmax_forward::<Self>(scores, hidden, scale)
@@ -92,7 +144,7 @@ impl Kernels for Flex {
 
     fn masked_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
         match contiguous([&y]) {
-            Some([y]) if dy.dtype() == DType::F32 && dy.is_contiguous() => masked_softmax::backward_flex(&y, dy, scale),
+            Some([y]) if fused([&dy]) && dy.is_contiguous() => masked_softmax::backward_flex(&y, dy, scale),
             _ => plain::masked_softmax_backward::<Self>(y, dy, scale),
         }
     }
@@ -121,7 +173,7 @@ impl Kernels for Flex {
     }
 
     fn shard_softmax(logits: FloatTensor<Self>) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        if logits.dtype() == DType::F32 && logits.is_contiguous() {
+        if fused([&logits]) && logits.is_contiguous() {
             shard_softmax::forward_flex(logits)
         } else {
             plain::shard_softmax::<Self>(logits)
@@ -135,7 +187,7 @@ impl Kernels for Flex {
         targets: IntTensor<Self>,
     ) -> FloatTensor<Self> {
         match contiguous([&scale, &weight]) {
-            Some([scale, weight]) if exponentials.dtype() == DType::F32 && exponentials.is_contiguous() => {
+            Some([scale, weight]) if fused([&exponentials]) && exponentials.is_contiguous() => {
                 let targets = indices(&targets, dims(&exponentials)[1]);
                 shard_softmax::gradient_flex(exponentials, &scale, &weight, &targets)
             }

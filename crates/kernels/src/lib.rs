@@ -4,30 +4,39 @@
 //! gradient formula is written once. Does not know about models, schedules or stages.
 
 mod adamw;
+mod attention;
+mod attention_tiles;
 mod autodiff;
 mod flex;
 mod gelu;
+mod head;
 mod layer_norm;
 mod linear;
 mod log_probability;
 mod masked_softmax;
 mod ops;
+mod path;
 mod peak;
+mod product;
 mod rms_norm;
 mod rope;
 mod seed;
 mod shard_softmax;
 mod size;
 mod swiglu;
+mod tile;
 mod vector;
 
 pub use adamw::{AdamW, Moments, sum_of_squares};
+pub use attention::{AttentionSpec, attention};
 pub use gelu::{Gelu, geglu, gelu};
+pub use head::{HEAD_CHUNK, HeadGradient, HeadSpec, LogProbabilities, head_gradient, head_log_probability};
 pub use layer_norm::{LayerNorm, layer_norm};
-pub use linear::{WeightGrad, WeightGrads, linear, weight_gradient};
+pub use linear::{WeightGrad, WeightGrads, linear, linear_forward, weight_gradient};
 pub use log_probability::log_probability;
 pub use masked_softmax::masked_softmax;
 pub use ops::Kernels;
+pub use path::Path;
 pub use peak::{MatmulPeak, matmul_peak, matmul_rates, memory_gbytes_per_s};
 pub use rms_norm::rms_norm;
 pub use rope::rope;

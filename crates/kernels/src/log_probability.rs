@@ -22,7 +22,7 @@ fn log_sum_exp_row<const FMA: bool>(row: &[f32]) -> f32 {
     let max = max(row);
     max + sum(row.len(), |i| exp::<FMA>(row[i] - max)).ln()
 }
-vectorised!(fn log_sum_exp(row: &[f32]) -> f32 = log_sum_exp_row);
+vectorised!(pub(crate) fn log_sum_exp(row: &[f32]) -> f32 = log_sum_exp_row);
 
 #[inline(always)]
 fn scaled_softmax_row<const FMA: bool>(row: &mut [f32], log_sum_exp: f32, scale: f32) {

@@ -1,9 +1,12 @@
 //! The backend extension: every operation's forward and backward, as compositions that run on any backend.
 
+use crate::AttentionSpec;
 use crate::linear::WeightGrads;
 use crate::seed::Slot;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
+use burn::tensor::TensorData;
+use std::sync::Arc;
 
 /// Operations of ours. `_forward` and `_backward` are plain; the name without suffix is the differentiable one.
 #[backend_extension(Flex, Autodiff)]
@@ -11,7 +14,51 @@ pub trait Kernels: Backend {
     /// `x w^T`; see [`crate::linear()`].
     fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, parameter: usize, grads: WeightGrads) -> FloatTensor<Self> {
         drop((parameter, grads));
+        Self::linear_forward(x, w)
+    }
+
+    /// `x w^T`; see [`crate::linear_forward`].
+    fn linear_forward(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
         Self::float_matmul(x, Self::float_transpose(w))
+    }
+
+    /// `dy w`: the gradient of a linear layer's input.
+    fn linear_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(dy, w)
+    }
+
+    /// The result of [`crate::attention()`] and what its backward wants to know of the sums.
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: Arc<AttentionSpec>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        plain::attention_forward::<Self>(q, k, v, &spec)
+    }
+
+    /// Gradients of queries, keys and values from the inputs and the outcome of the forward.
+    fn attention_backward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        y: FloatTensor<Self>,
+        dy: FloatTensor<Self>,
+        statistics: FloatTensor<Self>,
+        spec: Arc<AttentionSpec>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
+        drop((y, statistics));
+        plain::attention_backward::<Self>(q, k, v, dy, &spec)
+    }
+
+    /// See [`crate::attention()`].
+    fn attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        spec: Arc<AttentionSpec>,
+    ) -> FloatTensor<Self> {
+        Self::attention_forward(q, k, v, spec).0
     }
 
     /// `sum + dy^T x`; see [`crate::weight_gradient`].
@@ -207,6 +254,57 @@ pub(crate) mod plain {
             B::float_neg(column::<B>(weight)),
             burn::tensor::IndexingUpdateOp::Add,
         )
+    }
+
+    fn dims4<B: Backend>(x: &FloatTensor<B>) -> [usize; 4] {
+        let shape = x.shape();
+        std::array::from_fn(|dim| shape[dim])
+    }
+
+    /// Query heads that share a key head stacked along the queries, so that keys and values are not repeated.
+    fn stacked<B: Backend>(x: FloatTensor<B>, kv_heads: usize) -> FloatTensor<B> {
+        let [rows, heads, queries, head_dim] = dims4::<B>(&x);
+        B::float_reshape(x, [rows, kv_heads, heads / kv_heads * queries, head_dim].into())
+    }
+
+    /// Weights `[rows, kv_heads, group * queries, keys]`.
+    fn attention_weights<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, spec: &AttentionSpec) -> FloatTensor<B> {
+        let ([rows, heads, queries, _], [_, kv_heads, keys, _]) = (dims4::<B>(&q), dims4::<B>(&k));
+        let hidden = TensorData::new(spec.hidden(rows, queries, keys), [rows, 1, queries, keys]);
+        let hidden = B::bool_from_data(hidden, &q.device());
+        let scores = B::float_matmul(stacked::<B>(q, kv_heads), B::float_swap_dims(k, 2, 3));
+        let scores = B::float_reshape(scores, [rows, heads, queries, keys].into());
+        let weights = masked_softmax_forward::<B>(scores, hidden, spec.scale);
+        B::float_reshape(weights, [rows, kv_heads, heads / kv_heads * queries, keys].into())
+    }
+
+    /// No statistics: the backward makes the weights again.
+    pub fn attention_forward<B: Backend>(
+        q: FloatTensor<B>,
+        k: FloatTensor<B>,
+        v: FloatTensor<B>,
+        spec: &AttentionSpec,
+    ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let shape = q.shape();
+        let none = B::float_zeros([0].into(), &q.device(), q.dtype().into());
+        (B::float_reshape(B::float_matmul(attention_weights::<B>(q, k, spec), v), shape), none)
+    }
+
+    pub fn attention_backward<B: Backend>(
+        q: FloatTensor<B>,
+        k: FloatTensor<B>,
+        v: FloatTensor<B>,
+        dy: FloatTensor<B>,
+        spec: &AttentionSpec,
+    ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
+        let (shape, [_, kv_heads, _, _]) = (q.shape(), dims4::<B>(&k));
+        let weights = attention_weights::<B>(q.clone(), k.clone(), spec);
+        let dy = stacked::<B>(dy, kv_heads);
+        let dv = B::float_matmul(B::float_swap_dims(weights.clone(), 2, 3), dy.clone());
+        let slopes = B::float_matmul(dy, B::float_swap_dims(v, 2, 3));
+        let scores = masked_softmax_backward::<B>(weights, slopes, spec.scale);
+        let dk = B::float_matmul(B::float_swap_dims(scores.clone(), 2, 3), stacked::<B>(q, kv_heads));
+        (B::float_reshape(B::float_matmul(scores, k), shape), dk, dv)
     }
 
     /// In a row that hides all, the sum is 0, and the smallest number in its place leaves the zeros.

@@ -1,6 +1,7 @@
 //! What this machine can do at most, measured: the yardstick of a run's speed.
 
-use gemm::Parallelism;
+use crate::product::{Into, Matrix, product};
+use crate::tile::Isa;
 use std::time::{Duration, Instant};
 
 /// Sides of the product that is timed.
@@ -23,9 +24,11 @@ pub fn matmul_peak(budget: Duration) -> MatmulPeak {
     let mut peak = MatmulPeak { one_thread_gflops: 0.0, all_cores_gflops: 0.0 };
     let begin = Instant::now();
     let mut n_rounds = 0;
+    let one_thread = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread can be started");
     while n_rounds < 2 || begin.elapsed() < budget {
-        peak.one_thread_gflops = peak.one_thread_gflops.max(gflops(&mut product, &lhs, &rhs, Parallelism::None));
-        peak.all_cores_gflops = peak.all_cores_gflops.max(gflops(&mut product, &lhs, &rhs, Parallelism::Rayon(0)));
+        let alone = one_thread.install(|| gflops(&mut product, &lhs, &rhs));
+        peak.one_thread_gflops = peak.one_thread_gflops.max(alone);
+        peak.all_cores_gflops = peak.all_cores_gflops.max(gflops(&mut product, &lhs, &rhs));
         n_rounds += 1;
     }
     peak
@@ -36,38 +39,14 @@ pub fn matmul_peak(budget: Duration) -> MatmulPeak {
 pub fn matmul_rates(n: usize) -> Vec<f64> {
     let (lhs, rhs) = (matrix(3), matrix(5));
     let mut product = vec![0.0; SIDE * SIDE];
-    (0..n).map(|_| gflops(&mut product, &lhs, &rhs, Parallelism::Rayon(0))).collect()
+    (0..n).map(|_| gflops(&mut product, &lhs, &rhs)).collect()
 }
 
-fn gflops(product: &mut [f32], lhs: &[f32], rhs: &[f32], parallelism: Parallelism) -> f64 {
-    let stride = SIDE as isize;
+fn gflops(c: &mut [f32], lhs: &[f32], rhs: &[f32]) -> f64 {
     let begin = Instant::now();
-    // SAFETY: three row-major matrices of SIDE x SIDE elements, the product not shared.
-    unsafe {
-        gemm::gemm(
-            SIDE,
-            SIDE,
-            SIDE,
-            product.as_mut_ptr(),
-            1,
-            stride,
-            false,
-            lhs.as_ptr(),
-            1,
-            stride,
-            rhs.as_ptr(),
-            1,
-            stride,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            parallelism,
-        );
-    }
+    product(Isa::detect(), c, [SIDE; 3], Matrix::new(lhs, SIDE), Matrix::new(rhs, SIDE), Into::Place);
     let gflops = 2e-9 * (SIDE as f64).powi(3) / begin.elapsed().as_secs_f64();
-    std::hint::black_box(product);
+    std::hint::black_box(c);
     gflops
 }
 
@@ -108,9 +87,10 @@ mod tests {
     fn the_timed_product_is_right() {
         let (lhs, rhs) = (matrix(3), matrix(5));
         let mut product = vec![0.0; SIDE * SIDE];
-        for parallelism in [Parallelism::None, Parallelism::Rayon(0)] {
+        for threads in [1, 2] {
             product.fill(f32::NAN);
-            assert!(gflops(&mut product, &lhs, &rhs, parallelism) > 0.0);
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            assert!(pool.install(|| gflops(&mut product, &lhs, &rhs)) > 0.0);
             for (row, column) in [(0, 0), (7, 1999), (2047, 2047)] {
                 let sum: f32 = (0..SIDE).map(|k| lhs[row * SIDE + k] * rhs[k * SIDE + column]).sum();
                 assert_eq!(product[row * SIDE + column], sum, "element {row} {column}");

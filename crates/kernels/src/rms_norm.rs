@@ -1,5 +1,6 @@
 //! Root-mean-square norm with a scale (Zhang and Sennrich, 2019), as Llama has it.
 
+use crate::product::unwritten;
 use crate::vector::{mul_add, sum, vectorised};
 use crate::{Kernels, flex};
 use burn::backend::{Dispatch, Flex, tensor::FloatTensor};
@@ -49,7 +50,7 @@ pub(crate) fn forward_flex(
 ) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
     let [n, d] = flex::dims(x);
     let (x, w) = (flex::slice(x), flex::slice(w));
-    let (mut y, mut inverse_rms) = (vec![0.0; n * d], vec![0.0; n]);
+    let (mut y, mut inverse_rms) = (unwritten(n * d), vec![0.0; n]);
     let rows = x.par_chunks(d).zip(y.par_chunks_mut(d)).zip(&mut inverse_rms).with_min_len(BLOCK_ROWS);
     rows.for_each(|((x, y), r)| *r = forward_one(x, w, eps, y));
     (flex::matrix(y, n, d), flex::vector(inverse_rms))
@@ -63,7 +64,7 @@ pub(crate) fn backward_flex(
 ) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
     let [n, d] = flex::dims(x);
     let (x, w, inverse_rms, dy) = (flex::slice(x), flex::slice(w), flex::slice(inverse_rms), flex::slice(dy));
-    let mut dx = vec![0.0; n * d];
+    let mut dx = unwritten(n * d);
     let block = BLOCK_ROWS * d;
     let blocks = x
         .par_chunks(block)

@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al., 2021) in the half-split form of the ecosystem's weights.
 
+use crate::product::unwritten;
 use crate::{Kernels, flex};
 use burn::backend::{Dispatch, Flex, tensor::FloatTensor};
 use burn::tensor::Tensor;
@@ -25,7 +26,7 @@ pub(crate) fn rotate_flex(
 ) -> FloatTensor<Flex> {
     let ([n, width], [_, half]) = (flex::dims(x), flex::dims(cos));
     let (x, cos, sin) = (flex::slice(x), flex::slice(cos), flex::slice(sin));
-    let mut y = vec![0.0; n * width];
+    let mut y = unwritten(n * width);
     let tokens = x.par_chunks(width).zip(y.par_chunks_mut(width)).zip(cos.par_chunks(half).zip(sin.par_chunks(half)));
     tokens.with_min_len(MIN_TOKENS).for_each(|((x, y), (cos, sin))| {
         for (x, y) in x.chunks(2 * half).zip(y.chunks_mut(2 * half)) {

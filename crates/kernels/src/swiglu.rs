@@ -1,5 +1,6 @@
 //! The gated activation of Llama's MLP (Shazeer, 2020).
 
+use crate::product::unwritten;
 use crate::vector::{exp, vectorised};
 use crate::{Kernels, flex};
 use burn::backend::{Dispatch, Flex, tensor::FloatTensor};
@@ -40,7 +41,7 @@ vectorised!(fn backward_one(gate: &[f32], up: &[f32], dy: &[f32], dgate: &mut [f
 pub(crate) fn forward_flex(gate: &FloatTensor<Flex>, up: &FloatTensor<Flex>) -> FloatTensor<Flex> {
     let [n, ff] = flex::dims(gate);
     let (gate, up) = (flex::slice(gate), flex::slice(up));
-    let mut y = vec![0.0; n * ff];
+    let mut y = unwritten(n * ff);
     let chunks = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(y.par_chunks_mut(CHUNK));
     chunks.for_each(|((gate, up), y)| forward_one(gate, up, y));
     flex::matrix(y, n, ff)
@@ -53,7 +54,7 @@ pub(crate) fn backward_flex(
 ) -> (FloatTensor<Flex>, FloatTensor<Flex>) {
     let [n, ff] = flex::dims(gate);
     let (gate, up, dy) = (flex::slice(gate), flex::slice(up), flex::slice(dy));
-    let (mut dgate, mut dup) = (vec![0.0; n * ff], vec![0.0; n * ff]);
+    let (mut dgate, mut dup) = (unwritten(n * ff), unwritten(n * ff));
     let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK)).zip(dy.par_chunks(CHUNK));
     let outputs = dgate.par_chunks_mut(CHUNK).zip(dup.par_chunks_mut(CHUNK));
     inputs.zip(outputs).for_each(|(((gate, up), dy), (dgate, dup))| backward_one(gate, up, dy, dgate, dup));

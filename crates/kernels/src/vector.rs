@@ -4,8 +4,8 @@
 /// (on aarch64 the baseline has NEON). `$rows` must be `#[inline(always)]` and take the const parameter `FMA`: without
 /// the feature `mul_add` is a library call, 35 times slower.
 macro_rules! vectorised {
-    (fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $rows:ident) => {
-        fn $name($($arg: $ty),*) $(-> $ret)? {
+    ($vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? = $rows:ident) => {
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx2,fma")]
@@ -51,6 +51,20 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     p * f32::from_bits((shifted.to_bits() << 23).wrapping_add(1.0f32.to_bits()))
 }
 
+/// Lanes combined by halves: a chain of 31 scalar operations would take as long as 500 elements.
+#[inline(always)]
+fn combined(mut lanes: [f32; LANES], combine: impl Fn(f32, f32) -> f32) -> f32 {
+    for width in [16, 8, 4, 2, 1] {
+        for i in 0..width {
+            lanes[i] = combine(lanes[i], lanes[i + width]);
+        }
+    }
+    lanes[0]
+}
+
+/// What short rows, and the ends of long ones, are taken in steps of: one AVX register.
+const SHORT: usize = 8;
+
 /// Sum of `term(i)` for `i` in `0..n`, in [`LANES`] partial sums added in a fixed order.
 #[inline(always)]
 pub(crate) fn sum(n: usize, mut term: impl FnMut(usize) -> f32) -> f32 {
@@ -61,20 +75,33 @@ pub(crate) fn sum(n: usize, mut term: impl FnMut(usize) -> f32) -> f32 {
             *sum += term(start + lane);
         }
     }
-    lanes.iter().sum::<f32>() + (whole..n).map(term).sum::<f32>()
+    let short = n / SHORT * SHORT;
+    for start in (whole..short).step_by(SHORT) {
+        for (lane, sum) in lanes.iter_mut().take(SHORT).enumerate() {
+            *sum += term(start + lane);
+        }
+    }
+    combined(lanes, |a, b| a + b) + (short..n).map(term).sum::<f32>()
 }
 
 /// Largest element; negative infinity when there is none.
 #[inline(always)]
 pub(crate) fn max(row: &[f32]) -> f32 {
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
     for chunk in chunks {
         for (max, &x) in lanes.iter_mut().zip(chunk) {
-            *max = if x > *max { x } else { *max };
+            *max = larger(*max, x);
         }
     }
-    lanes.iter().chain(rest).fold(f32::NEG_INFINITY, |max, &x| max.max(x))
+    let (chunks, rest) = rest.as_chunks::<SHORT>();
+    for chunk in chunks {
+        for (max, &x) in lanes.iter_mut().zip(chunk) {
+            *max = larger(*max, x);
+        }
+    }
+    rest.iter().fold(combined(lanes, larger), |max, &x| max.max(x))
 }
 
 #[cfg(test)]
@@ -105,7 +132,7 @@ mod tests {
 
     #[test]
     fn sums_and_maxima_take_every_element() {
-        for n in [0, 1, 31, 32, 33, 97] {
+        for n in [0, 1, 7, 8, 31, 32, 33, 97, 121] {
             let row: Vec<f32> = (0..n).map(|i| ((i * 37) % 101) as f32).collect();
             assert_eq!(sum(n, |i| row[i]), row.iter().sum::<f32>());
             assert_eq!(max(&row), row.iter().copied().fold(f32::NEG_INFINITY, f32::max));

@@ -25,7 +25,7 @@ mod toml_file;
 mod units;
 mod watchers;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use commands::Command;
 use fault::UserFault;
 use std::process::ExitCode;
@@ -40,6 +40,17 @@ static LEDGER: ledger::Ledger = ledger::Ledger;
 struct Cli {
     #[command(subcommand)]
     command: Command,
+
+    /// How the processor computes: by our own loops, or, for comparison, by compositions of the tensor library's operations
+    #[arg(long, global = true, value_enum, value_name = "PATH", default_value_t = Kernels::Fused)]
+    kernels: Kernels,
+}
+
+/// As [`kernels::Path`].
+#[derive(Clone, Copy, ValueEnum)]
+enum Kernels {
+    Fused,
+    Composed,
 }
 
 /// How a command ended when it did not fail.
@@ -54,7 +65,12 @@ enum Outcome {
 fn main() -> ExitCode {
     allocator::keep_large_blocks();
     fault::keep_caught_panics_quiet();
-    let outcome = match Cli::parse().command {
+    let cli = Cli::parse();
+    match cli.kernels {
+        Kernels::Fused => kernels::Path::Fused.choose(),
+        Kernels::Composed => kernels::Path::Composed.choose(),
+    }
+    let outcome = match cli.command {
         Command::Train(args) => commands::train::run(args),
         Command::Convert(args) => commands::convert::run(args),
         Command::Generate(args) => commands::generate::run(args),

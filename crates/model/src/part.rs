@@ -4,6 +4,7 @@ use crate::visit::Visit;
 use crate::{Cache, Parameter, Rows, Tape};
 use architecture::{Architecture, Block, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use kernels::HeadSpec;
 use simulate::Category;
 
 /// Consecutive blocks of a model with their parameters, on one device and in one thread.
@@ -123,6 +124,10 @@ impl Part {
             Some(Block::Head) if self.sharded.contains(&Block::Head) => {
                 Output::Normalised(Visit::new(self, rows, tape, None).final_norm(hidden))
             }
+            Some(Block::Head) if !matches!(tape, Tape::Tracked(_)) => {
+                let x = Visit::new(self, rows, tape, None).final_norm(hidden);
+                Output::LogProbability(self.log_probability(&x, &rows.targets))
+            }
             Some(Block::Head) => {
                 let _logits = ledger::category(Category::Logits);
                 let logits = Visit::new(self, rows, tape, None).head(hidden);
@@ -131,6 +136,35 @@ impl Part {
             }
             _ => Output::Hidden(hidden),
         }
+    }
+
+    /// As [`Part::forward`] of a part that ends with a head of its own, but only to the final norm: what the head makes of
+    /// it, the caller makes in chunks.
+    ///
+    /// # Shapes
+    /// - result: `[n, hidden_size]`
+    ///
+    /// # Panics
+    /// As [`Part::forward`].
+    pub fn normalised(&self, rows: &Rows, hidden: Option<Tensor<2>>, tape: &mut Tape) -> Tensor<2> {
+        let hidden = self.apply(rows, hidden, tape, None);
+        Visit::new(self, rows, tape, None).final_norm(hidden)
+    }
+
+    /// Number of the head's matrix among the parameters, if this part ends with a head of its own.
+    pub fn head_matrix(&self) -> Option<usize> {
+        let has = self.blocks.last() == Some(&Block::Head) && !self.sharded.contains(&Block::Head);
+        let matrix = self.architecture.vocabulary_matrix(Block::Head).filter(|_| has)?;
+        Some(self.index(&matrix.name))
+    }
+
+    /// Log-probabilities of targets, in chunks.
+    fn log_probability(&self, x: &Tensor<2>, targets: &[i32]) -> Tensor<1> {
+        let _logits = ledger::category(Category::Logits);
+        let matrix = self.head_matrix().expect("invariant: a part with a head");
+        let matrix = self.parameters[matrix].matrix();
+        let found = kernels::head_log_probability(x, &matrix, targets, HeadSpec::default());
+        Tensor::from_data(TensorData::new(found.of_target, [targets.len()]), &self.device)
     }
 
     /// Logits of a whole model, untracked, after what `cache` holds, to which the rows are added. `rows.positions`

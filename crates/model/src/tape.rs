@@ -72,7 +72,7 @@ impl Tape {
     /// `x w^T`, the weight's gradient queued when tracked.
     pub(crate) fn linear(&self, x: Tensor<2>, w: Tensor<2>, parameter: usize) -> Tensor<2> {
         match self {
-            Tape::Untracked | Tape::Watched(_) => x.matmul(w.transpose()),
+            Tape::Untracked | Tape::Watched(_) => kernels::linear_forward(x, w),
             Tape::Tracked(tracked) => kernels::linear(x, w, parameter, tracked.sender.clone()),
         }
     }

@@ -4,26 +4,24 @@
 
 #![expect(non_snake_case, reason = "shape letters, legend above")]
 
-use crate::attention::{attention, hidden_keys};
+use crate::attention::attention;
 use crate::{Cache, Part, Rows, Tape, gemma3, gpt2, llama, olmo2, phi3, qwen3};
 use architecture::{Block, Family, Norm, Role, Rope};
-use burn::tensor::{Bool, Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData};
 
-/// A pass over some blocks. Masks and angles are made once for all blocks that share them.
+/// A pass over some blocks. Angles are made once for all blocks that share them.
 pub(crate) struct Visit<'a> {
     part: &'a Part,
     rows: &'a Rows,
     tape: &'a mut Tape,
     cache: Option<&'a mut Cache>,
-    /// Hidden keys by window.
-    masks: Vec<(Option<usize>, Tensor<4, Bool>)>,
     /// Cosines and sines `[N, E / 2]` of every token's angles.
     angles: Vec<(Rope, [Tensor<2>; 2])>,
 }
 
 impl<'a> Visit<'a> {
     pub(crate) fn new(part: &'a Part, rows: &'a Rows, tape: &'a mut Tape, cache: Option<&'a mut Cache>) -> Self {
-        Self { part, rows, tape, cache, masks: Vec::new(), angles: Vec::new() }
+        Self { part, rows, tape, cache, angles: Vec::new() }
     }
 
     /// The blocks before the head. An embedding is handed what was looked up.
@@ -134,9 +132,7 @@ impl<'a> Visit<'a> {
             Some(cache) => cache.append(layer, new, window),
             None => new,
         };
-        let [_, _, n_keys, _] = k_RGTE.dims();
-        let hidden_keys = self.hidden_keys(window, n_keys - t);
-        let y_RHTE = attention(q_RHTE, k_RGTE, v_RGTE, hidden_keys, scale);
+        let y_RHTE = attention([q_RHTE, k_RGTE, v_RGTE], self.rows, window, scale);
         y_RHTE.swap_dims(1, 2).reshape([r * t, heads * e])
     }
 
@@ -177,15 +173,6 @@ impl<'a> Visit<'a> {
     fn leaf(&mut self, name: &str) -> Tensor<1> {
         let index = self.part.index(name);
         self.tape.leaf(index, self.part.parameters()[index].value.clone())
-    }
-
-    fn hidden_keys(&mut self, window: Option<usize>, n_past: usize) -> Tensor<4, Bool> {
-        if let Some((_, mask)) = self.masks.iter().find(|(known, _)| *known == window) {
-            return mask.clone();
-        }
-        let mask = hidden_keys(self.rows, n_past, window, self.part.device());
-        self.masks.push((window, mask.clone()));
-        mask
     }
 }
 

@@ -1,8 +1,8 @@
 //! What stages cost before anything was measured.
 
 use crate::memory;
-use crate::shards::{Shards, block_cost};
-use architecture::{Architecture, Partition};
+use crate::shards::{Shards, block_cost, sharded_blocks};
+use architecture::{Architecture, Block, Partition};
 use mesh::Route;
 use schedule::PassTimes;
 use simulate::StageCost;
@@ -31,7 +31,8 @@ pub enum Recompute {
 /// Optimizer and gradient reduction move memory and compute little; they take no time here.
 ///
 /// Memory: weights, one gradient and two moments per parameter stay. Each microbatch in flight keeps what its blocks
-/// keep ([`Architecture::cost`]), logits included, or with [`Recompute::Full`] its stage's input. From the input pass
+/// keep ([`Architecture::cost`]), or with [`Recompute::Full`] its stage's input. A whole head makes all of its products
+/// in its backward, [`HEAD_CHUNK`](crate::HEAD_CHUNK) tokens at a time, so that no logits are kept. From the input pass
 /// to the weight pass stay the inputs and output gradients of the products. During backward comes what is recomputed,
 /// and by how much the widest moment exceeds what is kept, found by walking the blocks from last to first.
 ///
@@ -63,8 +64,11 @@ pub fn stage_costs(
                 weight += cost.backward_weight_flops;
             }
             let seconds = |flops: u64| flops as f64 / flops_per_s;
+            // A stage that ends with the head makes its forward in its backward, where the loss comes from.
+            let ends_with_head = blocks.last() == Some(&Block::Head) && !sharded_blocks(shards).contains(&Block::Head);
+            let is_made_later = recompute == Recompute::Full && ends_with_head;
             StageCost {
-                forward_s: seconds(forward),
+                forward_s: if is_made_later { 0.0 } else { seconds(forward) },
                 backward_input_s: seconds(input),
                 backward_weight_s: seconds(weight),
                 backward_s: seconds(input + weight),

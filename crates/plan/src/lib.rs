@@ -35,6 +35,7 @@ pub use latency_model::{ClosedForm, LatencyModel};
 pub use local::{LocalPlan, LocalTask, local_plans};
 pub use machine::Machine;
 pub use mapping::Exchange as MappedExchange;
+pub use memory::HEAD_CHUNK;
 pub use partition::balance_unequal;
 pub use redistribute::redistribute;
 pub use search::{Fixed, Found, Reason, Search, Space, Trainer, search};

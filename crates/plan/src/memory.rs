@@ -20,23 +20,21 @@ pub(crate) fn of_stage(
     let costs: Vec<BlockCost> = blocks.iter().map(|&block| block_cost(architecture, block, shape, shards)).collect();
     let sum = |count: fn(&BlockCost) -> u64| costs.iter().map(count).sum::<u64>();
     let activations = sum(|cost| cost.activation_elements);
-    let logits = sum(|cost| cost.logit_elements);
-    let above_kept = widest_moment(&costs) - activations - logits;
-    let forward = widest_forward(&costs) - activations - logits + mask(architecture, blocks, shape);
+    let above_kept = widest_moment(&costs) - activations;
+    let forward = widest_forward(&costs) - activations;
+    // While a head is at work, all of its stage is kept.
+    let at_head = at_head(architecture, blocks, shape, shards);
+    let widest = if at_head > above_kept { (Category::Logits, at_head) } else { (Category::Buffers, above_kept) };
     let angles = angles(architecture, blocks, shape);
     let activations = activations + angles;
 
-    let (kept, kept_logits, scratch) = match recompute {
-        Recompute::None => (activations, logits, vec![(Category::Buffers, above_kept)]),
+    let (kept, scratch) = match recompute {
+        Recompute::None => (activations, vec![widest]),
         Recompute::Full => {
             let (input, shared) = input(architecture, blocks[0], shape, shards);
             let again = activations.saturating_sub(shared);
-            let scratch = vec![
-                (Category::Activations, again),
-                (Category::Logits, logits),
-                (Category::Buffers, above_kept.max(forward)),
-            ];
-            (input, 0, scratch)
+            let widest = if widest.1 > forward { widest } else { (Category::Buffers, forward) };
+            (input, vec![(Category::Activations, again), widest])
         }
     };
     let weights = blocks.iter().flat_map(|&block| architecture.weights_beside_shards(block, sharded_blocks(shards)));
@@ -44,7 +42,6 @@ pub(crate) fn of_stage(
     StageCost {
         carry_bytes: costs.last().map_or(0, |last| last.carry_elements) * ELEMENT_BYTES,
         activation_bytes: kept * ELEMENT_BYTES,
-        logit_bytes: kept_logits * ELEMENT_BYTES,
         weight_grad_bytes: sum(queued) * ELEMENT_BYTES,
         forward_scratch: match recompute {
             Recompute::None => bytes(vec![(Category::Activations, forward)]),
@@ -110,12 +107,6 @@ fn angles(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape)
     (n_kinds * shape.rows * shape.tokens * architecture.head_dim) as u64
 }
 
-/// The masks of a stage's attention blocks, a byte per pair of tokens, in elements; blocks with the same window share one.
-fn mask(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape) -> u64 {
-    let n_pairs = (shape.rows * shape.tokens * shape.tokens) as u64;
-    distinct(blocks, |layer| architecture.window(layer)).len() as u64 * n_pairs.div_ceil(ELEMENT_BYTES)
-}
-
 /// What the attention blocks have, each kind once.
 fn distinct<T: PartialEq>(blocks: &[Block], of_layer: impl Fn(usize) -> T) -> Vec<T> {
     let mut kinds = Vec::new();
@@ -130,15 +121,28 @@ fn distinct<T: PartialEq>(blocks: &[Block], of_layer: impl Fn(usize) -> T) -> Ve
     kinds
 }
 
-/// Elements left by a block's input pass for its weight pass; the logits' gradient lies where the logits were.
+/// Tokens whose logits a head holds at once: as many as `kernels` takes at a time.
+pub const HEAD_CHUNK: usize = 512;
+
+/// Elements live while a whole head is at work, beside what is kept: the logits of a chunk and its input's gradient. 0
+/// without one.
+fn at_head(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape, shards: Option<Shards>) -> u64 {
+    if blocks.last() != Some(&Block::Head) || sharded_blocks(shards).contains(&Block::Head) {
+        return 0;
+    }
+    let n = shape.rows * shape.tokens;
+    (HEAD_CHUNK.min(n) * architecture.vocab_size + n * architecture.hidden_size) as u64
+}
+
+/// Elements left by a block's input pass for its weight pass.
 fn queued(cost: &BlockCost) -> u64 {
-    cost.weight_gradient_elements + cost.logit_elements
+    cost.weight_gradient_elements
 }
 
 /// The most elements live during backward, which goes from the last block to the first: blocks not yet reached hold
 /// what they keep, blocks passed hold what they queued, the one at work holds what it keeps and its own gradients.
 fn widest_moment(costs: &[BlockCost]) -> u64 {
-    let kept = |cost: &BlockCost| cost.activation_elements + cost.logit_elements;
+    let kept = |cost: &BlockCost| cost.activation_elements;
     let moments = (0..costs.len()).map(|at| {
         let before: u64 = costs[..at].iter().map(kept).sum();
         let after: u64 = costs[at + 1..].iter().map(queued).sum();
@@ -149,7 +153,7 @@ fn widest_moment(costs: &[BlockCost]) -> u64 {
 
 /// The most elements live during forward: what the blocks passed keep, and what the one at work holds.
 fn widest_forward(costs: &[BlockCost]) -> u64 {
-    let kept = |cost: &BlockCost| cost.activation_elements + cost.logit_elements;
+    let kept = |cost: &BlockCost| cost.activation_elements;
     let moments = (0..costs.len()).map(|at| costs[..=at].iter().map(kept).sum::<u64>() + costs[at].forward_elements);
     moments.chain([costs.iter().map(kept).sum()]).max().unwrap_or(0)
 }

@@ -30,7 +30,9 @@ pub fn block_cost(
 ) -> BlockCost {
     let MicrobatchShape { rows, tokens } = shape;
     let cost = architecture.cost(block, rows, tokens);
-    let Some(shards) = shards.filter(|_| sharded_blocks(shards).contains(&block)) else { return cost };
+    let Some(shards) = shards.filter(|_| sharded_blocks(shards).contains(&block)) else {
+        return if block == Block::Head { whole_head(architecture, shape, cost) } else { cost };
+    };
     let matrix = architecture.vocabulary_matrix(block).map_or(0, |matrix| matrix.n_elements() as u64);
     let n = (rows * tokens) as u64;
     let hidden = n * architecture.hidden_size as u64;
@@ -50,6 +52,24 @@ pub fn block_cost(
         Block::Embedding | Block::Attention(_) | Block::Mlp(_) => {
             BlockCost { weight_elements, backward_elements: hidden, ..cost }
         }
+    }
+}
+
+/// A whole head does all of its products in its input pass, which keeps no logits: from its forward it has the norm's
+/// input, one number per token, and the norm's result. In its backward lie the gradients of the norm's result and input.
+fn whole_head(architecture: &Architecture, shape: MicrobatchShape, cost: BlockCost) -> BlockCost {
+    let n = (shape.rows * shape.tokens) as u64;
+    let hidden = n * architecture.hidden_size as u64;
+    BlockCost {
+        forward_flops: 0,
+        backward_input_flops: cost.forward_flops + cost.backward_input_flops + cost.backward_weight_flops,
+        backward_weight_flops: 0,
+        activation_elements: 2 * hidden + n,
+        logit_elements: 0,
+        weight_gradient_elements: 0,
+        forward_elements: 0,
+        backward_elements: 2 * hidden,
+        ..cost
     }
 }
 

@@ -27,9 +27,19 @@ impl Objective {
                         counted.map(|(&log_probability, &weight)| -f64::from(log_probability) * f64::from(weight));
                     nats.sum::<f64>() / total_weight
                 });
-                let shares = shares.collect();
-                let derivative = weights.iter().map(|&weight| (-f64::from(weight) / total_weight) as f32).collect();
-                (shares, derivative)
+                (shares.collect(), self.derivative(weights))
+            }
+        }
+    }
+
+    /// The derivative by each log-probability, which does not depend on these.
+    ///
+    /// # Shapes
+    /// - weights and result: `[n]`
+    pub fn derivative(&self, weights: &[f32]) -> Vec<f32> {
+        match *self {
+            Objective::NextToken { total_weight } => {
+                weights.iter().map(|&weight| (-f64::from(weight) / total_weight) as f32).collect()
             }
         }
     }

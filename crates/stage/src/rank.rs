@@ -220,11 +220,12 @@ impl Player {
                         self.share_hidden(step, key.microbatch, carry)?;
                     }
                     Forwarded::Loss(loss) => played.losses.push((key.microbatch.0, loss)),
+                    Forwarded::Nothing => {}
                 }
             }
             Op::Recompute => {
                 let saved = in_flight.saved.remove(&key).expect("invariant: forward before recompute");
-                let graph = visit::recompute(self.store(visit.stage), saved, &step.objective);
+                let graph = visit::recompute(self.store(visit.stage), saved);
                 in_flight.saved.insert(key, graph);
             }
             Op::BackwardInput | Op::Backward => {
@@ -238,8 +239,9 @@ impl Player {
                     gradient = Some(of_hidden);
                 }
                 let store = self.stores.get_mut(&visit.stage).expect("invariant: the stage lies on its rank");
-                let graph = visit::recompute(store, saved, &step.objective);
-                let result = visit::backward_input(store, graph, gradient);
+                let graph = visit::recompute(store, saved);
+                let result = visit::backward_input(store, graph, gradient, &step.objective);
+                played.losses.extend(result.loss.map(|loss| (key.microbatch.0, loss)));
                 if op == Op::Backward {
                     result.weights.into_iter().for_each(|left| store.training.add_weight(left));
                 } else {

@@ -5,7 +5,9 @@ use crate::pipeline::Source;
 use crate::statistics::ParameterStatistics;
 use architecture::{Role, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{AdamW, Moments, Size, WeightGrad, sum_of_squares, weight_gradient};
+use kernels::{
+    AdamW, HeadSpec, LogProbabilities, Moments, Size, WeightGrad, head_gradient, sum_of_squares, weight_gradient,
+};
 use model::Parameter;
 use simulate::Category;
 
@@ -91,6 +93,30 @@ impl TrainingState {
         let (dy, x) = if self.roles[parameter] == Role::TransposedMatrix { (x, dy) } else { (dy, x) };
         let ([_, rows], [_, columns]) = (dy.dims(), x.dims());
         self.add(parameter, |sum| weight_gradient(sum.reshape([rows, columns]), dy, x).reshape([rows * columns]));
+    }
+
+    /// Takes the head's input through the matrix `parameter` and adds its gradient; gives that of the input, and the
+    /// log-probabilities.
+    ///
+    /// # Shapes
+    /// - as for [`kernels::head_gradient`]
+    pub fn add_head(
+        &mut self,
+        parameter: usize,
+        x: &Tensor<2>,
+        matrix: &Tensor<2>,
+        targets: &[i32],
+        derivative: &[f32],
+    ) -> (Tensor<2>, LogProbabilities) {
+        let mut rest = None;
+        self.add(parameter, |sum| {
+            let n = sum.dims()[0];
+            let spec = HeadSpec::default();
+            let found = head_gradient(x, matrix, targets, derivative, spec, sum.reshape(matrix.dims()));
+            rest = Some((found.dx, found.log_probabilities));
+            found.sum.reshape([n])
+        });
+        rest.expect("invariant: added at once")
     }
 
     /// Adds the gradient of looked-up rows to their table's.
