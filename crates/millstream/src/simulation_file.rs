@@ -1,6 +1,7 @@
 //! What `millstream simulate` and `millstream schedules` are told: a schedule, costs and links, in a file, in options
 //! laid over it, or in options alone. `docs/simulate.md` describes the keys.
 
+mod choice;
 mod costs;
 mod links;
 mod setting;

@@ -67,10 +67,50 @@ pub fn generate_for(
     tied: &[Vec<Stage>],
     times: &PassTimes,
 ) -> Result<Schedule, ScheduleError> {
+    check_size(route, n_microbatches, times)?;
+    let ranks = lists(spec.kind, route, n_microbatches, times)?;
+    finished(spec, route, n_microbatches, tied, ranks)
+}
+
+/// 1F1B with split backward under `times.memory_limit`: each rank as many microbatches ahead as fit, and no more than
+/// the rank before it. What [`Kind::ZbAuto`] is never slower than under `times`. Where something else counts that
+/// `times` do not say (links that differ or that block), this may be the faster one: play both. Bears the name of
+/// [`Kind::ZbAuto`], whose candidate it is.
+///
+/// # Errors
+/// Those of [`generate_for`] for [`Kind::ZbAuto`].
+///
+/// # Panics
+/// When `times` are not those of as many hops as the route has.
+pub fn one_f_one_b_within(
+    route: &Route,
+    n_microbatches: usize,
+    tied: &[Vec<Stage>],
+    times: &PassTimes,
+) -> Result<Schedule, ScheduleError> {
+    check_size(route, n_microbatches, times)?;
+    let order = ranks_in_order(Kind::ZbAuto, route)?;
+    let in_order = zb_auto::plain(order.len(), n_microbatches, times)?;
+    let spec = Spec { kind: Kind::ZbAuto, backward: Backward::Split };
+    finished(spec, route, n_microbatches, tied, on_their_ranks(&order, in_order))
+}
+
+fn check_size(route: &Route, n_microbatches: usize, times: &PassTimes) -> Result<(), ScheduleError> {
     if n_microbatches == 0 {
         return Err(ScheduleError::NoMicrobatches);
     }
     assert_eq!(times.forward.len(), route.n_hops(), "pass times for every hop");
+    Ok(())
+}
+
+/// The lists as a schedule, with work on stages at their ends.
+fn finished(
+    spec: Spec,
+    route: &Route,
+    n_microbatches: usize,
+    tied: &[Vec<Stage>],
+    ranks: Vec<Vec<Action>>,
+) -> Result<Schedule, ScheduleError> {
     let in_order: Vec<Stage> = tied.iter().flatten().copied().collect();
     for (i, &stage) in in_order.iter().enumerate() {
         if in_order[..i].contains(&stage) {
@@ -81,7 +121,6 @@ pub fn generate_for(
         }
     }
 
-    let ranks = lists(spec.kind, route, n_microbatches, times)?;
     let name = spec.to_string();
     let routes = vec![route.clone(); n_microbatches];
     let schedule = Schedule { name, routes, vocabulary: None, tied: tied.to_vec(), n_segments: 1, ranks };
@@ -127,11 +166,16 @@ fn lists(
         Kind::VMin => v_min::lists(n_ranks, n_microbatches, times),
         Kind::DualPipeV => dualpipe_v::lists(n_ranks, n_microbatches)?,
     };
+    Ok(on_their_ranks(&order, in_order))
+}
+
+/// Lists by position as lists by rank; `order` says which rank is where.
+fn on_their_ranks(order: &[Rank], in_order: Vec<Vec<Action>>) -> Vec<Vec<Action>> {
     let mut lists = vec![Vec::new(); order.iter().map(|rank| rank.0 + 1).max().unwrap_or(0)];
-    for (rank, list) in order.into_iter().zip(in_order) {
+    for (rank, list) in order.iter().zip(in_order) {
         lists[rank.0] = list;
     }
-    Ok(lists)
+    lists
 }
 
 /// The ranks in the order that the route first visits them, when it is laid out as `kind` needs.

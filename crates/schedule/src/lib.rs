@@ -47,7 +47,7 @@ pub use backward::{fuse_backward, split_backward};
 pub use dependency::{Dependencies, Meeting, dependencies};
 pub use error::{Place, ScheduleError};
 pub use forward_only::forward_only;
-pub use generate::{Backward, Spec, generate, generate_for};
+pub use generate::{Backward, Spec, generate, generate_for, one_f_one_b_within};
 pub use kind::{Kind, Placement};
 pub use pass_times::PassTimes;
 pub use post_validation::with_post_validation;

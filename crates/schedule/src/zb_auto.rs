@@ -54,13 +54,7 @@ pub(crate) fn best(
     n_microbatches: usize,
     times: &PassTimes,
 ) -> Result<Candidate<Origin>, ScheduleError> {
-    let limit = |&activation: &f64| times.memory_limit.unwrap_or((2 * n_ranks - 1) as f64 * activation);
-    let limits: Vec<f64> = times.activation.iter().map(limit).collect();
-    for (rank, (&wanted, &limit)) in times.activation.iter().zip(&limits).enumerate() {
-        if wanted > limit * (1.0 + ROUNDING) {
-            return Err(ScheduleError::MemoryLimit { kind: Kind::ZbAuto, rank: Rank(rank), wanted, limit });
-        }
-    }
+    let limits = limits(n_ranks, times)?;
     let rank_of: Vec<usize> = (0..n_ranks).collect();
     let course = Course { rank_of: &rank_of, n_microbatches, times, limits: &limits };
 
@@ -73,6 +67,29 @@ pub(crate) fn best(
     });
     let candidates = by_time.chain(in_turn).filter(|candidate| candidate.length.is_within(bound));
     Ok(shortest(candidates).expect("invariant: 1F1B is within its own bound"))
+}
+
+/// 1F1B with split backward, by position.
+pub(crate) fn plain(
+    n_ranks: usize,
+    n_microbatches: usize,
+    times: &PassTimes,
+) -> Result<Vec<Vec<Action>>, ScheduleError> {
+    let limits = limits(n_ranks, times)?;
+    let rank_of: Vec<usize> = (0..n_ranks).collect();
+    Ok(in_turn(&Course { rank_of: &rank_of, n_microbatches, times, limits: &limits }, WarmUp::Once))
+}
+
+/// The most memory of each rank, which holds one microbatch at least.
+fn limits(n_ranks: usize, times: &PassTimes) -> Result<Vec<f64>, ScheduleError> {
+    let limit = |&activation: &f64| times.memory_limit.unwrap_or((2 * n_ranks - 1) as f64 * activation);
+    let limits: Vec<f64> = times.activation.iter().map(limit).collect();
+    for (rank, (&wanted, &limit)) in times.activation.iter().zip(&limits).enumerate() {
+        if wanted > limit * (1.0 + ROUNDING) {
+            return Err(ScheduleError::MemoryLimit { kind: Kind::ZbAuto, rank: Rank(rank), wanted, limit });
+        }
+    }
+    Ok(limits)
 }
 
 /// After a warm-up forward, `I` and its `W` in turn, under the course's limits: 1F1B with split backward.

@@ -5,7 +5,7 @@ use super::shape::on_all;
 use super::{Links, Simulation};
 use crate::units;
 use mesh::{Cores, Rank, StageMap};
-use schedule::{Backward, InputLayer, Kind, PassTimes, Schedule, ScheduleError, Spec, Vocabulary, VocabularyAlgorithm};
+use schedule::{Backward, InputLayer, Kind, PassTimes, Schedule, ScheduleError, Vocabulary, VocabularyAlgorithm};
 use simulate::{Category, Costs, MeetingCost, ShardCost, StageCost};
 use std::fmt;
 
@@ -99,25 +99,6 @@ impl Setting {
         on_all(kind, self.n_ranks, self.n_chunks)
     }
 
-    /// The simulation of a published schedule.
-    ///
-    /// # Errors
-    /// When the schedule is not made for these numbers, or not for this treatment of the vocabulary.
-    pub fn simulation(
-        &self,
-        kind: Kind,
-        vocabulary: VocabularyMode,
-        stage_map: StageMap,
-    ) -> Result<Simulation, ScheduleError> {
-        let mut planned = self.planned(vocabulary, &stage_map);
-        // The vocabulary's passes will add a microbatch for each barrier, and there is no schedule with less than one.
-        let n_added = vocabulary.n_barriers() as f64;
-        planned.times.memory_limit = planned.times.memory_limit.map(|limit| (limit - n_added).max(limit.min(1.0)));
-        let spec = Spec { kind, backward: self.backward };
-        let schedule = schedule::generate_for(spec, &stage_map.route(), self.n_microbatches, &[], &planned.times)?;
-        self.with_vocabulary(schedule, vocabulary, stage_map, planned)
-    }
-
     /// The simulation of a schedule that is there already.
     ///
     /// # Errors
@@ -132,14 +113,14 @@ impl Setting {
         self.with_vocabulary(schedule, vocabulary, stage_map, planned)
     }
 
-    fn planned(&self, vocabulary: VocabularyMode, stage_map: &StageMap) -> Planned {
+    pub(super) fn planned(&self, vocabulary: VocabularyMode, stage_map: &StageMap) -> Planned {
         let stages = self.stage_costs(stage_map, vocabulary);
         let activations = self.activations(&stages);
         let times = self.pass_times(&stages, &activations, stage_map, vocabulary);
         Planned { stages, activations, times }
     }
 
-    fn with_vocabulary(
+    pub(super) fn with_vocabulary(
         &self,
         schedule: Schedule,
         vocabulary: VocabularyMode,
@@ -194,12 +175,21 @@ impl Setting {
                 limit.saturating_sub(resident) as f64 / microbatch_bytes
             }
         });
+        // They live and go with the activations; a limit in microbatches is one of activations alone.
+        let logits = |stage: &StageCost| match self.memory_limit {
+            Some(MemoryLimit::Bytes(_)) => stage.logit_bytes as f64 / microbatch_bytes,
+            Some(MemoryLimit::Microbatches(_)) | None => 0.0,
+        };
         PassTimes {
             forward: stages.iter().map(|stage| stage.forward_s).collect(),
             backward_input: stages.iter().map(|stage| stage.backward_input_s + stage.recompute_s).collect(),
             backward_weight: stages.iter().map(|stage| stage.backward_weight_s).collect(),
             message: messages.fold(0.0, f64::max),
-            activation: activations.iter().map(|activation| activation.whole).collect(),
+            activation: activations
+                .iter()
+                .zip(stages)
+                .map(|(activation, stage)| activation.whole + logits(stage))
+                .collect(),
             kept_for_weight: activations.iter().map(|activation| activation.for_weight).collect(),
             memory_limit,
         }
@@ -221,7 +211,7 @@ impl Setting {
     }
 
     /// Bytes of activations of a microbatch in a rank's equal part of the model; 0 when none are given.
-    fn microbatch_bytes(&self) -> f64 {
+    pub(super) fn microbatch_bytes(&self) -> f64 {
         self.pieces.iter().map(|piece| piece.activation_bytes).sum::<u64>() as f64 / self.n_ranks as f64
     }
 
@@ -273,10 +263,11 @@ impl Setting {
 }
 
 /// What a schedule is made from.
-struct Planned {
-    stages: Vec<StageCost>,
-    activations: Vec<Activation>,
-    times: PassTimes,
+#[derive(Clone)]
+pub(super) struct Planned {
+    pub stages: Vec<StageCost>,
+    pub activations: Vec<Activation>,
+    pub times: PassTimes,
 }
 
 /// What a stage keeps of a microbatch, in microbatches of a rank's equal part of the model.
@@ -289,7 +280,7 @@ pub struct Activation {
 }
 
 impl VocabularyMode {
-    fn n_barriers(self) -> usize {
+    pub(super) fn n_barriers(self) -> usize {
         match self {
             VocabularyMode::Whole | VocabularyMode::InBackward => 0,
             VocabularyMode::Sharded(algorithm) => algorithm.n_barriers(),
