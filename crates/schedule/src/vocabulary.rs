@@ -4,7 +4,7 @@
 //! cut by rows into one shard per rank, so that no stage is longer than another. A microbatch's logits are then the
 //! work of all ranks: a pass `VS`, a pass `VT` and one or two barriers between the last hop's forward and its backward.
 //! The schedule's backwards move one repetition back per barrier to make room: a rank holds one or two more
-//! microbatches, whatever the schedule.
+//! microbatches (interleaved 1F1B two and a half with two barriers).
 //!
 //! Where the passes go: in 1F1B by the reference's rule (`one_f_one_b.rs`), elsewhere by time (`by_time.rs`); passes of
 //! a sharded embedding by time everywhere (`input.rs`). The baseline that stops all ranks at the barriers is
