@@ -129,16 +129,36 @@ impl Drop for OutFolder {
 /// # Errors
 /// The disk's.
 pub fn write_whole(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    let content = content.as_ref();
-    let write = || -> std::io::Result<()> {
+    write_all_whole(&[(path, content)])
+}
+
+/// Writes several files whole, or none of them: all lie next to their places before the first is moved there.
+///
+/// # Errors
+/// The disk's.
+pub fn write_all_whole(files: &[(&Path, impl AsRef<[u8]>)]) -> anyhow::Result<()> {
+    let failed =
+        |path: &Path, error: &dyn std::fmt::Display| anyhow::anyhow!("{} cannot be written: {error}", path.display());
+    let mut written = Vec::new();
+    for (path, content) in files {
+        if path.is_dir() {
+            return Err(failed(path, &"it is a folder"));
+        }
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::Builder::new().permissions(file_permissions()).tempfile_in(parent)?;
-        file.write_all(content)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().map_err(|error| anyhow::anyhow!("{} cannot be written: {error}", path.display()))
+        let made = tempfile::Builder::new().permissions(file_permissions()).tempfile_in(parent);
+        // The whole error would name a file that nobody asked for.
+        let mut file = made.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => failed(path, &format!("there is no folder {}", parent.display())),
+            kind => failed(path, &kind),
+        })?;
+        let write = |file: &mut fs::File| file.write_all(content.as_ref()).and_then(|()| file.sync_all());
+        write(file.as_file_mut()).map_err(|error| failed(path, &error))?;
+        written.push(file);
+    }
+    for ((path, _), file) in files.iter().zip(written) {
+        file.persist(path).map_err(|error| failed(path, &error.error))?;
+    }
+    Ok(())
 }
 
 /// Those of an ordinary new file; temporary ones are the owner's alone.
@@ -155,6 +175,16 @@ fn cannot(path: &Path, what: &str, error: &std::io::Error) -> UserFault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_written_all_or_none() {
+        let root = tempfile::tempdir().unwrap();
+        let (good, missing) = (root.path().join("a.svg"), root.path().join("b").join("c.csv"));
+        let error = write_all_whole(&[(good.as_path(), "1"), (missing.as_path(), "2")]).unwrap_err().to_string();
+        let folder = missing.parent().unwrap().display().to_string();
+        assert_eq!(error, format!("{} cannot be written: there is no folder {folder}", missing.display()));
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+    }
 
     #[test]
     fn a_run_that_does_not_start_leaves_nothing() {

@@ -116,7 +116,8 @@ pub fn simulation(request: &Request) -> Result<Simulation, Problems> {
     })
 }
 
-/// Everything but the schedule, for comparing all of them. What the file says of one is checked and not used.
+/// Everything but the schedule, for comparing all of them. What the file says of one is checked and not
+/// used; an option that does is refused.
 ///
 /// # Errors
 /// Everything that is wrong, each with its place.
@@ -125,6 +126,14 @@ pub fn comparison(request: &Request) -> Result<Setting, Problems> {
         let asked = asked(file);
         let setting = setting(file, Shape::of_any(file));
         let (_, setting) = (asked?, setting?);
+        for key in ["schedule", "vocabulary"] {
+            // A file may serve both commands; an option is meant for this one.
+            if request.options.iter().any(|(_, option)| option.split('=').next().map(str::trim) == Some(key)) {
+                let way_out = "leave it out, or play one with `millstream simulate`";
+                file.refuse(key, "", "all of them are compared", way_out);
+                return None;
+            }
+        }
         if setting.input == InputLayer::Sharded && setting.shards.is_none() {
             let wanted = "nothing says what a shard of the vocabulary costs";
             file.refuse("embedding", "", wanted, "give `costs.vocabulary_us`, or leave it out");
@@ -340,6 +349,23 @@ between = [{ ranks = [0, 1], latency = 3 }, 7]
   toy.toml:16:30: there is no key `links.between[0].latency`; did you mean `latency_us`?
   toy.toml:16:45: `links.between` is 7, but must be a section [[links.between]]"#;
         assert_eq!(parse(text).unwrap_err(), expected);
+    }
+
+    #[test]
+    fn a_comparison_refuses_options_of_one_schedule() {
+        let options = |set: &str| {
+            let sets = ["ranks=2", "microbatches=3", set];
+            sets.iter().map(|set| (format!("--set {set}"), (*set).to_owned())).collect()
+        };
+        for (set, is_refused) in
+            [("schedule=\"zb-v\"", true), ("vocabulary=\"one-barrier\"", true), ("backward=\"split\"", false)]
+        {
+            let found = comparison(&Request { file: None, options: options(set) });
+            assert_eq!(found.is_err(), is_refused, "{set}");
+            if let Err(problems) = found {
+                assert!(problems.to_string().contains("all of them are compared"), "{problems}");
+            }
+        }
     }
 
     #[test]

@@ -73,8 +73,8 @@ pub struct Args {
     #[arg(long, value_name = "OUT.svg")]
     svg: Option<PathBuf>,
     /// Columns of the printed picture.
-    #[arg(long, value_name = "N", default_value_t = 120)]
-    width: usize,
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    width: u16,
 }
 
 /// Whose conventions.
@@ -167,7 +167,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Err(answer.ways_out().into_iter().fold(fault, UserFault::hint).into());
     }
     if !args.json {
-        super::print(&answer.page(&found, args.width))?;
+        super::print(&answer.page(&found, args.width.into()))?;
     }
     Ok(Outcome::Done)
 }

@@ -19,8 +19,8 @@ pub struct Args {
     #[arg(long)]
     json: bool,
     /// Columns of the printed table.
-    #[arg(long, value_name = "N", default_value_t = 120)]
-    width: usize,
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    width: u16,
 }
 
 /// Simulates every schedule and lists them, best first.
@@ -29,7 +29,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let comparison = Comparison::of(&setting)?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&comparison)? + "\n",
-        false => comparison.table(&setting, args.width),
+        false => comparison.table(&setting, args.width.into()),
     };
     super::print(&text)?;
     Ok(Outcome::Done)

@@ -2,8 +2,8 @@
 
 use super::setting::{SettingArgs, option};
 use super::table;
-use crate::fault::{UserFault, users};
-use crate::out_folder::write_whole;
+use crate::fault::users;
+use crate::out_folder::write_all_whole;
 use crate::report::{TimelineFile, Timelines, trace};
 use crate::simulation_file::{MemoryLimit, Simulation};
 use crate::{Outcome, simulation_file, units};
@@ -11,7 +11,7 @@ use mesh::Rank;
 use schedule::pytorch;
 use serde::Serialize;
 use simulate::{Timeline, bubbles, idle_fraction};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// What to play and how to show it.
 #[derive(clap::Args)]
@@ -43,8 +43,8 @@ pub struct Args {
     #[arg(long, value_name = "OUT.csv")]
     csv_with_communication: Option<PathBuf>,
     /// Columns of the printed picture.
-    #[arg(long, value_name = "N", default_value_t = 120)]
-    width: usize,
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    width: u16,
 }
 
 /// Plays a schedule and prints where the time goes.
@@ -65,31 +65,29 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let csv = args.csv.as_ref().map(|_| table(pytorch::Table::compute_only)).transpose()?;
     let with_communication = args.csv_with_communication.as_ref();
     let with_communication = with_communication.map(|_| table(pytorch::Table::compute_comms)).transpose()?;
+    let mut files: Vec<(&Path, String)> = Vec::new();
     if let Some(path) = &args.svg {
-        write(path, &simulate::svg(&timeline, &simulation.schedule.name))?;
+        files.push((path, simulate::svg(&timeline, &simulation.schedule.name)));
     }
     if let Some(path) = &args.perfetto {
         let timelines = Timelines { predicted: Some(TimelineFile::from(&timeline)), ..Timelines::default() };
-        write(path, &trace(&timelines)?)?;
+        files.push((path, trace(&timelines)?));
     }
     for (path, table) in [(&args.csv, csv), (&args.csv_with_communication, with_communication)] {
         if let (Some(path), Some(table)) = (path, table) {
-            write(path, &table.to_string())?;
+            files.push((path, table.to_string()));
         }
     }
+    write_all_whole(&files).map_err(users)?;
     let figures = Figures::of(&simulation, &timeline);
     let text = if args.json {
         serde_json::to_string_pretty(&figures)? + "\n"
     } else {
-        let picture = simulate::text(&timeline, args.width);
+        let picture = simulate::text(&timeline, args.width.into());
         format!("{}\n{picture}\n{}{}", figures.schedule, figures.table(), figures.verdict(simulation.memory_limit))
     };
     super::print(&text)?;
     Ok(Outcome::Done)
-}
-
-fn write(path: &std::path::Path, text: &str) -> Result<(), UserFault> {
-    write_whole(path, text).map_err(users)
 }
 
 /// What `--json` prints; times in seconds.

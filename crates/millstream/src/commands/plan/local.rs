@@ -62,7 +62,7 @@ fn page(plans: &[&LocalPlan], args: &Args) -> String {
         ]
     });
     let rows: Vec<Vec<String>> = std::iter::once(head.map(str::to_owned).to_vec()).chain(rows).collect();
-    let picture = simulate::text(&plans[0].timeline, args.width);
+    let picture = simulate::text(&plans[0].timeline, args.width.into());
     format!("{}\n\n{picture}", table::aligned(&rows, 4).join("\n"))
 }
 
