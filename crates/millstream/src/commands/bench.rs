@@ -12,7 +12,7 @@ use architecture::Architecture;
 use serde::Serialize;
 use serde_json::json;
 
-/// Which model to measure with; the defaults and names are those of the PyTorch peers in `benchmarks`.
+/// Which model to measure with.
 #[derive(Clone, Copy, Debug, clap::Args, Serialize)]
 pub struct Args {
     /// Width of the residual stream.
