@@ -135,11 +135,23 @@ fn read_all(folder: &Path) {
 fn write_folders(sharded: &Path, saved: &Path) {
     let architecture = architecture::from_config_json(TINY).expect("a configuration");
     let architecture = &architecture;
-    let export =
-        checkpoint::Export { architecture, tokenizer: None, dtype: checkpoint::Dtype::F16, shard_bytes: Some(40) };
+    let export = checkpoint::Export {
+        architecture,
+        tokenizer: None,
+        companions: &[],
+        dtype: checkpoint::Dtype::F16,
+        shard_bytes: Some(40),
+    };
     checkpoint::write_folder(sharded, &export, |weight| Ok(vec![0.5; weight.n_elements()])).expect("a folder");
     let words = r#"{"model": {"type": "WordLevel", "vocab": {"</s>": 0, "a": 1}, "unk_token": "a"}}"#;
     fs::write(sharded.join("tokenizer.json"), words).expect("a file");
-    let save = checkpoint::Save { step: 3, keep: 1, architecture, tokenizer: None, state: &serde_json::json!({}) };
+    let save = checkpoint::Save {
+        step: 3,
+        keep: 1,
+        architecture,
+        tokenizer: None,
+        companions: &[],
+        state: &serde_json::json!({}),
+    };
     checkpoint::save(saved, &save, |weight, _| Ok(vec![0.5; weight.n_elements()])).expect("a checkpoint");
 }

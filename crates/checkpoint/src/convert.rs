@@ -1,9 +1,9 @@
 //! A model folder written anew: with another number format, in other files, with a head of its own or without.
 
+use crate::companion::COMPANIONS;
 use crate::export::{pretty, shards, tensors, whole_folder, write_shards};
 use crate::folder::{CONFIG, TOKENIZER, same};
 use crate::folder_writer::{FolderWriter, Sink};
-use crate::generation::GENERATION_CONFIG;
 use crate::tensor_file::TensorFile;
 use crate::{CheckpointError, Dtype, Folder};
 use architecture::{Architecture, Block, Weight};
@@ -43,21 +43,6 @@ pub struct Converted {
     /// Weight files.
     pub n_files: usize,
 }
-
-/// Files that are copied as they are, where the folder has them.
-const COPIED: [&str; 11] = [
-    GENERATION_CONFIG,
-    TOKENIZER,
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-];
 
 /// Writes the model of `folder` to `path`, which appears complete or not at all. Weights pass in pieces of a megabyte,
 /// so that memory does not depend on the model. Where the number format stays, their bits do. `config.json` stays but
@@ -157,7 +142,7 @@ fn config(folder: &Folder, dtype: Dtype, head: Option<Head>) -> Result<Vec<u8>, 
 }
 
 fn copy_files(folder: &Path, writer: &mut FolderWriter) -> Result<(), CheckpointError> {
-    for name in COPIED {
+    for name in COMPANIONS.into_iter().chain([TOKENIZER]) {
         let path = folder.join(name);
         if path.is_file() {
             writer.write(name, &std::fs::read(&path).map_err(CheckpointError::io("read", &path))?)?;

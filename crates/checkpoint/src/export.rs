@@ -1,9 +1,10 @@
 //! A Hugging Face folder, written.
 
+use crate::companion::TOKENIZER_CONFIG;
 use crate::folder::{CONFIG, INDEX, TOKENIZER, WEIGHTS};
 use crate::folder_writer::{FolderWriter, sync_folder};
 use crate::generation::{GENERATION_CONFIG, generation_config};
-use crate::{CheckpointError, Dtype};
+use crate::{CheckpointError, Companion, Dtype};
 use architecture::{Architecture, Weight};
 use serde_json::{Map, Value, json};
 use std::path::Path;
@@ -17,6 +18,8 @@ pub struct Export<'a> {
     pub architecture: &'a Architecture,
     /// Content of a `tokenizer.json`.
     pub tokenizer: Option<&'a [u8]>,
+    /// Files of the model that this one was made from; they stand for those that would be made up.
+    pub companions: &'a [Companion],
     /// How weights are stored.
     pub dtype: Dtype,
     /// Weights go to several files of at most so many bytes of data each, or one tensor where that is larger; `None`
@@ -25,7 +28,7 @@ pub struct Export<'a> {
 }
 
 /// Writes a folder that transformers loads: `config.json`, weights, `generation_config.json`, and with a tokenizer
-/// `tokenizer.json` and `tokenizer_config.json`. `read` yields the values of each weight of the model in file order,
+/// `tokenizer.json` and `tokenizer_config.json`; and the companions. `read` yields the values of each weight of the model in file order,
 /// row-major; one is held at a time. The folder appears complete or not at all. Equal input gives equal bytes.
 ///
 /// # Errors
@@ -84,10 +87,19 @@ pub(crate) fn write_model(
     mut read: impl FnMut(&Weight) -> Result<Vec<f32>, CheckpointError>,
 ) -> Result<(), CheckpointError> {
     writer.write(CONFIG, &config(export))?;
-    writer.write(GENERATION_CONFIG, &pretty(&generation_config(export.architecture)))?;
+    for companion in export.companions {
+        writer.write(companion.name, &companion.content)?;
+    }
+    let is_carried = |name: &str| export.companions.iter().any(|companion| companion.name == name);
+    if !is_carried(GENERATION_CONFIG) {
+        writer.write(GENERATION_CONFIG, &pretty(&generation_config(export.architecture)))?;
+    }
     if let Some(tokenizer) = export.tokenizer {
         writer.write(TOKENIZER, tokenizer)?;
-        writer.write("tokenizer_config.json", &pretty(&tokenizer_config(export.architecture, tokenizer)?))?;
+        let made_up = pretty(&tokenizer_config(export.architecture, tokenizer)?);
+        if !is_carried(TOKENIZER_CONFIG) {
+            writer.write(TOKENIZER_CONFIG, &made_up)?;
+        }
     }
     let shards = shards(export.architecture, export.dtype, export.shard_bytes);
     write_shards(writer, &shards, export.dtype, |writer, name, shard| {

@@ -9,26 +9,17 @@ use std::path::Path;
 /// Its file name.
 pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 
-/// When to stop and how to sample, as the model's makers recommend.
-#[derive(Clone, Debug, PartialEq)]
+/// When to stop, as the model's makers recommend. How they would sample is not read: that is the caller's to say.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generation {
     /// Token ids that end a text; those of `config.json` where the file has none.
     pub eos_token_id: Vec<u32>,
-    /// Divides the logits.
-    pub temperature: Option<f64>,
-    /// Only so many of the likeliest tokens are drawn from.
-    pub top_k: Option<usize>,
-    /// Only the likeliest tokens that together reach this probability are drawn from.
-    pub top_p: Option<f64>,
 }
 
-/// The fields read; there are dozens of others, which concern decoding methods of other programs.
+/// The field read; there are dozens of others, which concern how texts are drawn.
 #[derive(Default, Deserialize)]
 struct Fields {
     eos_token_id: Option<Ids>,
-    temperature: Option<f64>,
-    top_k: Option<usize>,
-    top_p: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +43,7 @@ impl Generation {
             Some(Ids::Several(ids)) => ids,
             None => architecture.eos_token_id.clone(),
         };
-        Ok(Self { eos_token_id, temperature: fields.temperature, top_k: fields.top_k, top_p: fields.top_p })
+        Ok(Self { eos_token_id })
     }
 }
 

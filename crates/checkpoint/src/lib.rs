@@ -8,6 +8,7 @@
 //! Does not know about tensors, layouts or how a model computes.
 
 mod checkpoint;
+mod companion;
 mod convert;
 mod dtype;
 mod error;
@@ -16,16 +17,19 @@ mod folder;
 mod folder_writer;
 mod generation;
 mod manifest;
+mod replace;
 mod save;
 mod series;
 mod tensor_file;
 
 pub use checkpoint::{Checkpoint, Part, load};
+pub use companion::Companion;
 pub use convert::{Conversion, Converted, Head, convert};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use export::{Export, write_folder};
 pub use folder::{Folder, read_folder};
 pub use generation::Generation;
+pub use replace::replace_folder;
 pub use save::{Save, save};
-pub use series::{Latest, Skipped, clean, latest};
+pub use series::{Latest, Skipped, clean, latest, latest_after};

@@ -5,7 +5,7 @@ use crate::export::{pretty, temporary_folder, write_model};
 use crate::folder_writer::{FolderWriter, sync_folder};
 use crate::manifest::{MANIFEST, Manifest};
 use crate::series::{clean, folder_name, prune, put_aside};
-use crate::{CheckpointError, Dtype, Export, Part};
+use crate::{CheckpointError, Companion, Dtype, Export, Part};
 use architecture::{Architecture, Weight};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -20,6 +20,8 @@ pub struct Save<'a> {
     pub architecture: &'a Architecture,
     /// Content of a `tokenizer.json`.
     pub tokenizer: Option<&'a [u8]>,
+    /// Files of the model that the run started from; they stand for those that would be made up.
+    pub companions: &'a [Companion],
     /// Whatever else resuming needs. Integers up to 64 bits and text come back exactly; floats may come back one unit
     /// in the last place off, so store their bits (`f64::to_bits`) where that matters.
     pub state: &'a Value,
@@ -73,8 +75,8 @@ fn write(
     read: &mut impl FnMut(&Weight, Part) -> Result<Vec<f32>, CheckpointError>,
 ) -> Result<(), CheckpointError> {
     let mut writer = FolderWriter::new(folder);
-    let Save { architecture, tokenizer, .. } = *save;
-    let export = Export { architecture, tokenizer, dtype: Dtype::F32, shard_bytes: None };
+    let Save { architecture, tokenizer, companions, .. } = *save;
+    let export = Export { architecture, tokenizer, companions, dtype: Dtype::F32, shard_bytes: None };
     write_model(&mut writer, &export, |weight| read(weight, Part::Value))?;
 
     let weights = architecture.all_weights();

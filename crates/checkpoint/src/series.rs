@@ -7,7 +7,7 @@ use std::cmp::Reverse;
 use std::path::{Path, PathBuf};
 
 const PREFIX: &str = "step-";
-/// Before the name of a checkpoint that a new one of the same step is about to replace.
+/// Before the name of a folder that a new one is about to replace.
 const ASIDE: &str = ".replaced-";
 
 /// The newest usable checkpoint of a run.
@@ -32,16 +32,29 @@ pub struct Skipped {
 /// # Errors
 /// [`CheckpointError::Io`] when the folder exists and cannot be listed.
 pub fn latest(series: &Path) -> Result<Latest, CheckpointError> {
+    Ok(newest(steps(series)?))
+}
+
+/// As [`latest`], of the checkpoints after `step`; others are not looked at, which takes no time where there are none newer.
+///
+/// # Errors
+/// As [`latest`].
+pub fn latest_after(series: &Path, step: u64) -> Result<Latest, CheckpointError> {
     let mut steps = steps(series)?;
+    steps.retain(|(other, _)| *other > step);
+    Ok(newest(steps))
+}
+
+fn newest(mut steps: Vec<(u64, PathBuf)>) -> Latest {
     steps.sort_by_key(|(step, _)| Reverse(*step));
     let mut skipped = Vec::new();
     for (_, path) in steps {
         match load(&path) {
-            Ok(checkpoint) => return Ok(Latest { checkpoint: Some(checkpoint), skipped }),
+            Ok(checkpoint) => return Latest { checkpoint: Some(checkpoint), skipped },
             Err(reason) => skipped.push(Skipped { path, reason }),
         }
     }
-    Ok(Latest { checkpoint: None, skipped })
+    Latest { checkpoint: None, skipped }
 }
 
 /// Removes what interrupted saves have left, and brings back a checkpoint whose replacement never came. Every
@@ -69,13 +82,18 @@ pub(crate) fn folder_name(step: u64) -> String {
     format!("{PREFIX}{step:08}")
 }
 
-/// Moves a checkpoint out of the way of its replacement and yields where it is now, `None` if there is none.
+/// Where a folder is put while its replacement comes.
+pub(crate) fn aside(path: &Path) -> PathBuf {
+    let name = path.file_name().expect("invariant: checkpoints and models have names").to_string_lossy();
+    path.with_file_name(format!("{ASIDE}{name}"))
+}
+
+/// Moves a folder out of the way of its replacement and yields where it is now, `None` if there is none.
 pub(crate) fn put_aside(path: &Path) -> Result<Option<PathBuf>, CheckpointError> {
     if !path.exists() {
         return Ok(None);
     }
-    let name = path.file_name().expect("invariant: checkpoints have names").to_string_lossy();
-    let aside = path.with_file_name(format!("{ASIDE}{name}"));
+    let aside = aside(path);
     std::fs::rename(path, &aside).map_err(CheckpointError::io("rename", path))?;
     Ok(Some(aside))
 }
@@ -102,7 +120,7 @@ fn steps(series: &Path) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
 }
 
 /// Name and path of everything in a folder; nothing when the folder does not exist.
-fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
+pub(crate) fn entries(folder: &Path) -> Result<Vec<(String, PathBuf)>, CheckpointError> {
     let listing = match std::fs::read_dir(folder) {
         Ok(listing) => listing,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),

@@ -18,7 +18,7 @@ fn save_step(series: &Path, step: u64, keep: usize) -> Result<PathBuf, Checkpoin
     let architecture = model(HeadMatrix::Own);
     let state = json!({ "step": step, "cursor": u64::MAX - step, "settings": "a digest" });
     let tokenizer = Some(TOKENIZER.as_bytes());
-    let contents = Save { step, keep, architecture: &architecture, tokenizer, state: &state };
+    let contents = Save { step, keep, architecture: &architecture, tokenizer, companions: &[], state: &state };
     save(series, &contents, |weight, part| Ok(any_bits(step, weight, part)))
 }
 
@@ -203,7 +203,8 @@ fn a_failed_save_leaves_everything_as_it_was() {
     let architecture = model(HeadMatrix::Own);
     let state = json!({});
     for (step, failing) in [(2, Part::Value), (2, Part::SecondMoment), (1, Part::FirstMoment)] {
-        let contents = Save { step, keep: 1, architecture: &architecture, tokenizer: None, state: &state };
+        let contents =
+            Save { step, keep: 1, architecture: &architecture, tokenizer: None, companions: &[], state: &state };
         let result = save(&series, &contents, |weight, part| match part == failing {
             true => Err(CheckpointError::NoWeights { folder: "the machine that left".into() }),
             false => Ok(vec![0.0; weight.n_elements()]),

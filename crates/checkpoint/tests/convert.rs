@@ -23,7 +23,13 @@ fn converted(from: &Path, path: &Path, conversion: Conversion) -> Converted {
 }
 
 fn export(path: &Path, head: HeadMatrix, dtype: Dtype, shard_bytes: Option<u64>) {
-    let export = Export { architecture: &model(head), tokenizer: Some(TOKENIZER.as_bytes()), dtype, shard_bytes };
+    let export = Export {
+        architecture: &model(head),
+        tokenizer: Some(TOKENIZER.as_bytes()),
+        companions: &[],
+        dtype,
+        shard_bytes,
+    };
     write_folder(path, &export, integers).unwrap();
 }
 
@@ -61,7 +67,7 @@ fn bits_stay() {
         let place = tempfile::tempdir().unwrap();
         let [first, second] = ["a", "b"].map(|name| place.path().join(name));
         let architecture = model(HeadMatrix::Own);
-        let export = Export { architecture: &architecture, tokenizer: None, dtype, shard_bytes: None };
+        let export = Export { architecture: &architecture, tokenizer: None, companions: &[], dtype, shard_bytes: None };
         write_folder(&first, &export, |weight| Ok(any_bits(3, weight, Part::Value))).unwrap();
         converted(&first, &second, Conversion::default());
         assert_eq!(files(&first), files(&second));
@@ -86,7 +92,13 @@ fn what_does_not_fit_is_rounded_and_counted_or_refused() {
         let place = tempfile::tempdir().unwrap();
         let [first, second] = ["a", "b"].map(|name| place.path().join(name));
         let architecture = model(HeadMatrix::Tied);
-        let export = Export { architecture: &architecture, tokenizer: None, dtype: Dtype::F32, shard_bytes: None };
+        let export = Export {
+            architecture: &architecture,
+            tokenizer: None,
+            companions: &[],
+            dtype: Dtype::F32,
+            shard_bytes: None,
+        };
         let last = architecture.all_weights().pop().unwrap();
         write_folder(&first, &export, |weight| {
             let mut values = vec![0.5; weight.n_elements()];

@@ -4,7 +4,7 @@
 mod common;
 
 use architecture::Weight;
-use checkpoint::{CheckpointError, Dtype, Export, read_folder, write_folder};
+use checkpoint::{CheckpointError, Dtype, Export, read_folder, replace_folder, write_folder};
 use common::{HeadMatrix, TOKENIZER, bits, edit_json, files, integers, message, model, names};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
@@ -12,7 +12,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 fn export(path: &Path, head: HeadMatrix, dtype: Dtype, shard_bytes: Option<u64>) {
-    let export = Export { architecture: &model(head), tokenizer: Some(TOKENIZER.as_bytes()), dtype, shard_bytes };
+    let export = Export {
+        architecture: &model(head),
+        tokenizer: Some(TOKENIZER.as_bytes()),
+        companions: &[],
+        dtype,
+        shard_bytes,
+    };
     write_folder(path, &export, integers).unwrap();
 }
 
@@ -66,7 +72,7 @@ fn rounds_to_the_nearest_and_ties_to_even() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("model");
         let architecture = model(HeadMatrix::Tied);
-        let export = Export { architecture: &architecture, tokenizer: None, dtype, shard_bytes: None };
+        let export = Export { architecture: &architecture, tokenizer: None, companions: &[], dtype, shard_bytes: None };
         write_folder(&path, &export, |weight| Ok(vec![value; weight.n_elements()])).unwrap();
         let folder = read_folder(&path).unwrap();
         assert_eq!(folder.tokenizer_path(), None);
@@ -113,7 +119,8 @@ fn families_there_and_back() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("model");
         let architecture = original.architecture();
-        let export = Export { architecture, tokenizer: None, dtype: Dtype::F32, shard_bytes: Some(3000) };
+        let export =
+            Export { architecture, tokenizer: None, companions: &[], dtype: Dtype::F32, shard_bytes: Some(3000) };
         write_folder(&path, &export, |weight| original.read(weight)).unwrap();
         let again = read_folder(&path).unwrap();
         assert_eq!(again.architecture(), architecture, "{case}");
@@ -364,8 +371,13 @@ fn writing_refuses_and_leaves_nothing() {
     let before = ["empty", "file", "full"];
     let architecture = model(HeadMatrix::Own);
     let write = |path: &Path, tokenizer: &[u8]| {
-        let export =
-            Export { architecture: &architecture, tokenizer: Some(tokenizer), dtype: Dtype::F32, shard_bytes: None };
+        let export = Export {
+            architecture: &architecture,
+            tokenizer: Some(tokenizer),
+            companions: &[],
+            dtype: Dtype::F32,
+            shard_bytes: None,
+        };
         write_folder(path, &export, integers)
     };
     let cases: [(PathBuf, &[u8], &[&str]); 4] = [
@@ -379,7 +391,8 @@ fn writing_refuses_and_leaves_nothing() {
         assert!(pieces.iter().all(|piece| message.contains(piece)), "{message}");
         assert_eq!(names(root), before);
     }
-    let failing = Export { architecture: &architecture, tokenizer: None, dtype: Dtype::F32, shard_bytes: None };
+    let failing =
+        Export { architecture: &architecture, tokenizer: None, companions: &[], dtype: Dtype::F32, shard_bytes: None };
     let missing = |weight: &Weight| match weight.name.as_str() {
         UP => Err(CheckpointError::MissingTensors { path: root.join("elsewhere"), names: vec![UP.into()] }),
         _ => integers(weight),
@@ -388,4 +401,39 @@ fn writing_refuses_and_leaves_nothing() {
     assert_eq!(names(root), before);
     write(&empty, b"{}").unwrap();
     read_folder(&empty).unwrap();
+}
+
+/// In the place of an older model, whose other files stay; a failure, or an end in between, loses neither.
+#[test]
+fn a_model_is_replaced() {
+    let temporary = tempfile::tempdir().unwrap();
+    let (root, path) = (temporary.path(), temporary.path().join("model"));
+    let architecture = model(HeadMatrix::Own);
+    let tokenizer = Some(TOKENIZER.as_bytes());
+    let export =
+        Export { architecture: &architecture, tokenizer, companions: &[], dtype: Dtype::F32, shard_bytes: None };
+    let replace = |value: f32| replace_folder(&path, &export, |weight| Ok(vec![value; weight.n_elements()]));
+    let value = || read_folder(&path).unwrap().read(&architecture.all_weights()[0]).unwrap()[0];
+    replace(1.0).unwrap();
+    let ours = names(&path);
+    std::fs::write(path.join("notes.txt"), "mine").unwrap();
+    let failing = |_: &Weight| Err(CheckpointError::NoWeights { folder: "the machine that left".into() });
+    assert!(message(replace_folder(&path, &export, failing)).contains("the machine that left"));
+    assert_eq!((value(), names(root)), (1.0, vec!["model".to_owned()]));
+    // The process may have died with the old model aside, alone or beside the new one, or with a new one half written.
+    for (n, died) in ["nowhere", "after moving the old", "after moving the new", "writing"].into_iter().enumerate() {
+        match died {
+            "after moving the old" => std::fs::rename(&path, root.join(".replaced-model")).unwrap(),
+            "after moving the new" => {
+                std::fs::rename(&path, root.join(".replaced-model")).unwrap();
+                write_folder(&path, &export, integers).unwrap();
+            }
+            "writing" => std::fs::create_dir_all(root.join(".tmp-model/half")).unwrap(),
+            _ => {}
+        }
+        replace(n as f32 + 2.0).unwrap();
+        assert_eq!((value(), names(root)), (n as f32 + 2.0, vec!["model".to_owned()]), "{died}");
+        assert_eq!(std::fs::read_to_string(path.join("notes.txt")).unwrap(), "mine", "{died}");
+        assert_eq!(names(&path).len(), ours.len() + 1, "{died}");
+    }
 }

@@ -3,6 +3,7 @@
 #[cfg(unix)]
 use crate::dashboard::{Dashboard, State};
 use crate::exporter::{Reserved, RunInfo};
+use crate::fault::{UserFault, users};
 use crate::header::{header, stages};
 use crate::interrupt::Interrupt;
 use crate::out_folder::{OutFolder, write_whole};
@@ -21,7 +22,6 @@ use burn::tensor::Device;
 use mesh::Rank;
 use serve::{Generator, Options, Sampler, Sampling};
 use std::convert::Infallible;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
@@ -65,13 +65,15 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: 
     let reserved = settings.metrics.prometheus.map(Reserved::new).transpose()?;
     let trainer = Trainer::new(settings.clone(), &path, &cache_folder(&path), resume);
     let mut trainer = trainer.map_err(inputs_fault)?;
-    if trainer.step() >= settings.steps && path.join(MODEL).exists() {
+    let exported = || Summary::earlier(&path)?.exported_step;
+    if trainer.step() >= settings.steps && path.join(MODEL).exists() && exported() == Some(trainer.step()) {
         show(&format!("{} has done its {} steps; to train on, add --set steps=N\n", path.display(), trainer.step()))?;
         return Ok(Outcome::Done);
     }
     for reason in trainer.skipped() {
         commands::note(&format!("a newer checkpoint was left out: {reason}"));
     }
+    check_prompt(&settings, &trainer)?;
     let before = Speed::now();
     let calibrated = trainer.plan().calibrated_gflops;
     show(&header(&settings, &trainer, &path))?;
@@ -93,24 +95,31 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: 
         }
     };
     let (followed, complete) = watchers.finish();
-    let conclude = || {
+    let mut conclude = || {
         let after = Speed::now();
         timelines.measured = middle_step(&trainer).map(TimelineFile::from);
         timelines.write(&path)?;
         add_outcome(&mut summary, &trainer, &followed, calibrated, [before, after])?;
         match &ended {
-            Ok(Ended::Finished) => summary.sample = finish(&settings, &trainer, &path)?,
+            Ok(Ended::Finished) => finish(&settings, &trainer, &path, &mut summary)?,
             Ok(Ended::Interrupted) => summary.status = Status::Interrupted,
             Ok(Ended::SampleDue) => unreachable!("the loop goes on"),
             Err(error) => summary.status = Status::Failed(error.to_string()),
         }
         summary.wall_s = Some(start.elapsed().as_secs_f64());
         summary.write(&path)?;
-        let page = report::write_report(&path)?;
+        report::write_report(&path)
+    };
+    let concluded: anyhow::Result<PathBuf> = conclude();
+    if let (Err(error), Ok(_)) = (&concluded, &ended) {
+        summary.status = Status::Failed(fault::in_full(error));
+        // That it cannot be written tells less than why the run could not be concluded.
+        drop(summary.write(&path));
+    }
+    let concluded = concluded.and_then(|page| {
         show(&closing(&summary, &trainer, &path, &page))?;
         complete
-    };
-    let concluded: anyhow::Result<()> = conclude();
+    });
     match ended {
         Ok(Ended::Finished) => concluded.map(|()| Outcome::Done),
         Ok(Ended::Interrupted) => concluded.map(|()| Outcome::Interrupted),
@@ -146,9 +155,10 @@ fn begin(
     };
     // The prediction is on disk before the first step that it predicts.
     timelines.write(folder)?;
-    let earlier = || Summary::earlier(folder)?.preset;
-    let preset = preset.map(str::to_owned).or_else(earlier);
-    let summary = Summary { status: Status::Running, preset, ..at_start(settings, trainer, before) };
+    let earlier = Summary::earlier(folder);
+    let preset = preset.map(str::to_owned).or_else(|| earlier.as_ref()?.preset.clone());
+    let exported_step = earlier.as_ref().and_then(|earlier| earlier.exported_step);
+    let summary = Summary { status: Status::Running, preset, exported_step, ..at_start(settings, trainer, before) };
     summary.write(folder)?;
     Ok((timelines, summary))
 }
@@ -188,24 +198,32 @@ impl Speed {
     }
 }
 
-/// Exports the model and lets it write.
-fn finish(settings: &Settings, trainer: &Trainer, folder: &Path) -> anyhow::Result<Option<Sample>> {
+/// Exports the model and lets it write. That it cannot write is told and fails no run.
+fn finish(settings: &Settings, trainer: &Trainer, folder: &Path, summary: &mut Summary) -> anyhow::Result<()> {
     let model = folder.join(MODEL);
-    let fresh = folder.join(".model-new");
-    let remove = |folder: &Path| match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    };
-    // Beside its place first: a run that is trained on keeps its model until the new one is whole.
-    let replace = || remove(&model).and_then(|()| std::fs::rename(&fresh, &model));
-    remove(&fresh).with_context(|| format!("{} cannot be removed", fresh.display()))?;
-    trainer.export(&fresh)?;
-    replace().with_context(|| format!("{} cannot be replaced", model.display()))?;
+    trainer.export(&model)?;
+    summary.exported_step = Some(trainer.step());
     if settings.sample.tokens == 0 {
-        return Ok(None);
+        return Ok(());
     }
-    let text = sample(settings, &Generator::open(&model, &Device::flex())?)?;
-    Ok(Some(Sample { prompt: settings.sample.prompt.clone(), text }))
+    let generator = Generator::open(&model, &Device::flex());
+    match generator.map_err(Into::into).and_then(|generator| sample(settings, &generator)) {
+        Ok(text) => summary.sample = Some(Sample { prompt: settings.sample.prompt.clone(), text }),
+        Err(error) => commands::note(&format!("no sample: {}", fault::in_full(&error))),
+    }
+    Ok(())
+}
+
+/// The model can read the prompt of its samples.
+fn check_prompt(settings: &Settings, trainer: &Trainer) -> Result<(), UserFault> {
+    let (wanted, tokenizer) = (&settings.sample, &trainer.corpus().tokenizer);
+    let most = trainer.architecture().max_position_embeddings;
+    let n_ids = tokenizer.begin_of_text().iter().count() + tokenizer.encode(&wanted.prompt).map_err(users)?.len();
+    if wanted.tokens == 0 || n_ids <= most {
+        return Ok(());
+    }
+    let fault = UserFault::new(format!("sample.prompt has {n_ids} tokens, and the model reads at most {most}"));
+    Err(fault.hint("shorten it, or write no samples: --set sample.tokens=0"))
 }
 
 /// Lets the model write with the weights that it has now, of which a second copy is held meanwhile.
@@ -385,7 +403,9 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         }
     };
     written("report", page);
-    written("model", &folder.join(MODEL));
+    if summary.exported_step == Some(summary.steps) {
+        written("model", &folder.join(MODEL));
+    }
     // A save that failed leaves the folder it was for.
     if std::fs::read_dir(folder.join(CHECKPOINTS)).is_ok_and(|mut entries| entries.next().is_some()) {
         written("checkpoints", &folder.join(CHECKPOINTS));

@@ -329,6 +329,7 @@ fn model(place: &Place, name: &str) {
     let export = checkpoint::Export {
         architecture: &architecture,
         tokenizer: Some(json),
+        companions: &[],
         dtype: checkpoint::Dtype::F32,
         shard_bytes: None,
     };

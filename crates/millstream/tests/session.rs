@@ -72,17 +72,7 @@ fn interrupt_and_resume() {
     let place = Place::new();
     // Far more steps than anyone waits for.
     let arguments = ["train", "tiny.toml", "--out", "run", "--set", "steps=1000000", "--set", "checkpoint.every=end"];
-    let child = place.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let start = Instant::now();
-    while std::fs::read(place.path("run/metrics.jsonl")).map_or(0, |metrics| metrics.len()) < 1000 {
-        assert!(start.elapsed() < Duration::from_secs(60), "no step was made");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // SAFETY: a signal to a child that has not been waited for.
-    assert_eq!(unsafe { libc::kill(child.id().try_into().unwrap(), libc::SIGINT) }, 0);
-    let output = child.wait_with_output().unwrap();
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert_eq!(output.status.code(), Some(130), "{stderr}");
+    let stdout = interrupted(&place, &arguments);
     let (before, message) = stdout.rsplit_once("\ninterrupted after step ").unwrap();
     let (done, way_on) = message.split_once("; ").unwrap();
     assert_eq!(way_on, "go on with: millstream train --resume run\n");
@@ -108,6 +98,111 @@ fn interrupt_and_resume() {
     let steps: Vec<u64> =
         values.filter(|line| line["kind"] == "step").map(|line| line["step"].as_u64().unwrap()).collect();
     assert_eq!(steps, (1..=done + 3).collect::<Vec<_>>());
+}
+
+/// What a training into `run` says that is stopped by Ctrl-C after a few steps.
+fn interrupted(place: &Place, arguments: &[&str]) -> String {
+    let length = || std::fs::read(place.path("run/metrics.jsonl")).map_or(0, |metrics| metrics.len());
+    let (start, before) = (Instant::now(), length());
+    let child = place.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while length() < before + 1000 {
+        assert!(start.elapsed() < Duration::from_secs(60), "no step was made");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // SAFETY: a signal to a child that has not been waited for.
+    assert_eq!(unsafe { libc::kill(child.id().try_into().unwrap(), libc::SIGINT) }, 0);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A run that has finished, is trained on and stopped: its model is that of the newest step, wherever that lies.
+#[test]
+fn interrupt_after_the_end() {
+    let place = Place::new();
+    place.succeed(&["train", "tiny.toml", "--out", "run"]);
+    let evaluated = |folder: &str| place.succeed(&["eval", folder, "text.txt"]);
+    assert_eq!(evaluated("run"), evaluated("run/model"));
+    // What a person puts there is theirs.
+    place.write("run/model/notes.txt", "keep me");
+    std::fs::create_dir(place.path("run/model/own")).unwrap();
+    place.write("run/model/own/chart.csv", "1,2");
+
+    let longer = ["train", "--resume", "run", "--set", "checkpoint.every=end"];
+    let stdout = interrupted(&place, &[&longer[..], &["--set", "steps=1000000"]].concat());
+    assert!(!stdout.contains("run/model\n"), "an old model is not what the run leaves: {stdout}");
+    let done = place.read_json("run/summary.json")["steps"].as_u64().unwrap();
+    assert_eq!(place.read_json("run/summary.json")["exported_step"], 4);
+    let newest = format!("run/checkpoints/step-{done:08}");
+    assert!(done > 4 && evaluated("run") == evaluated(&newest) && evaluated("run") != evaluated("run/model"));
+
+    // Killed between two renamings; the checkpoint stands in.
+    std::fs::rename(place.path("run/model"), place.path("run/.replaced-model")).unwrap();
+    assert_eq!(evaluated("run"), evaluated(&newest));
+    let steps = format!("steps={done}");
+    let stdout = place.succeed(&[&longer[..], &["--set", &steps]].concat());
+    assert!(stdout.contains("run/model\n"), "{stdout}");
+    assert_eq!(place.read(&format!("run/{WEIGHTS}")), place.read(&format!("{newest}/model.safetensors")));
+    assert_eq!(
+        (place.read_text("run/model/notes.txt"), place.read_text("run/model/own/chart.csv")),
+        ("keep me".into(), "1,2".into())
+    );
+    assert!(!place.path("run/.replaced-model").exists() && evaluated("run") == evaluated("run/model"));
+}
+
+/// What fails after the last step costs no more than itself, and is told.
+#[test]
+fn the_end_of_a_run_fails() {
+    let place = Place::new();
+    let prompt = format!("sample.prompt={}", "The mill turns. ".repeat(9));
+    let before = place.files("");
+    let output = place.run(&["train", "tiny.toml", "--out", "run", "--set", &prompt]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("tokens, and the model reads at most 16") && place.files("") == before, "{stderr}");
+
+    place.succeed(&["train", "tiny.toml", "--out", "run"]);
+    // A file of a person's own that keeps the folder from being read.
+    place.write("run/model/manifest.json", "{}");
+    let output = place.run(&["train", "--resume", "run", "--set", "steps=6"]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && stderr.contains("no sample: ") && stderr.contains("manifest.json"), "{stderr}");
+    let summary = place.read_json("run/summary.json");
+    assert_eq!((&summary["status"], &summary["sample"]), (&"finished".into(), &serde_json::Value::Null));
+
+    std::fs::remove_file(place.path("run/report.html")).unwrap();
+    std::fs::create_dir(place.path("run/report.html")).unwrap();
+    let output = place.run(&["train", "--resume", "run", "--set", "steps=7"]);
+    assert_eq!(output.status.code(), Some(1));
+    let failed = place.read_json("run/summary.json")["status"]["failed"].to_string();
+    assert!(failed.contains("report.html"), "{failed}");
+}
+
+/// What the makers of a model have put beside its weights goes with it.
+#[test]
+fn fine_tuning_keeps_what_conversations_need() {
+    let place = Place::new();
+    place.succeed(&["train", "tiny.toml", "--out", "run", "--set", "sample.tokens=0"]);
+    let eos = place.read_json("run/model/config.json")["eos_token_id"].clone();
+    let files = [
+        ("chat_template.jinja", "{% for m in messages %}{{ m.content }} {% endfor %}".to_owned()),
+        ("tokenizer_config.json", r#"{"additional_special_tokens": ["<|im_end|>"], "extra": 1}"#.to_owned()),
+        ("special_tokens_map.json", r#"{"additional_special_tokens": ["<|im_end|>"]}"#.to_owned()),
+        ("generation_config.json", serde_json::json!({ "eos_token_id": [eos, 7], "top_k": 20 }).to_string()),
+    ];
+    for (name, content) in &files {
+        place.write(&format!("run/model/{name}"), content);
+    }
+    let short = ["--set", "sample.tokens=0"];
+    place.succeed(&[&["train", "tiny.toml", "--from", "run", "--out", "tuned"], &short[..]].concat());
+    place.succeed(&["train", "--resume", "tuned", "--set", "steps=6"]);
+    for folder in ["tuned/checkpoints/step-00000004", "tuned/checkpoints/step-00000006", "tuned/model"] {
+        for (name, content) in &files {
+            assert_eq!(&place.read_text(&format!("{folder}/{name}")), content, "{folder}");
+        }
+    }
+    place.write("talk.json", r#"[{"role": "user", "content": "turns"}]"#);
+    place.succeed(&["generate", "tuned", "--messages", "talk.json", "--tokens", "2"]);
 }
 
 /// Resuming a run that was killed: from the newest checkpoint that is whole, on another number of stages too.

@@ -144,7 +144,13 @@ fn a_folder_says_the_same_as_the_model_in_memory() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("model");
     let json = tokenizer.to_json().as_bytes();
-    let export = Export { architecture: &architecture, tokenizer: Some(json), dtype: Dtype::F32, shard_bytes: None };
+    let export = Export {
+        architecture: &architecture,
+        tokenizer: Some(json),
+        companions: &[],
+        dtype: Dtype::F32,
+        shard_bytes: None,
+    };
     write_folder(&folder, &export, |w| Ok(weight(w, &ids))).unwrap();
     let sampler = Sampler::new(Sampling { temperature: 3.0, seed: 23, ..Sampling::GREEDY }).unwrap();
     let options = Options { sampler, ..options(30, &[]) };

@@ -8,7 +8,7 @@ use crate::{
     ValidationMetrics,
 };
 use architecture::{Architecture, Block, Weight};
-use checkpoint::{Checkpoint, Dtype, Export, Folder, Part};
+use checkpoint::{Checkpoint, Companion, Dtype, Export, Folder, Part};
 use corpus::{Borders, Corpus, CorpusOptions, Mixture, Packing, TokenizerChoice, ValidationRows};
 use kernels::{AdamW, Size};
 use mesh::Rank;
@@ -33,6 +33,8 @@ pub struct Trainer {
     validation: Vec<ValidationRows>,
     state: State,
     checkpoints: PathBuf,
+    /// Of the model that the run started from.
+    companions: Vec<Companion>,
     skipped: Vec<String>,
     measured: Vec<Timeline>,
     /// The last update; `None` before the first and when the last step was skipped.
@@ -84,6 +86,7 @@ impl Trainer {
             cache_folder: cache.to_owned(),
         })?;
         let architecture = architecture(&settings, origin, &corpus)?;
+        let companions = companions(&settings, origin, resume)?;
         let state = match &resumed {
             Some(checkpoint) => State::from_json(checkpoint.state(), &settings, &corpus, checkpoint.path())?,
             None => State::start(&corpus),
@@ -114,6 +117,7 @@ impl Trainer {
             validation,
             state,
             checkpoints,
+            companions,
             skipped,
             measured: Vec::new(),
             last_update: None,
@@ -334,23 +338,26 @@ impl Trainer {
             keep: self.settings.checkpoint.keep,
             architecture: self.architecture(),
             tokenizer: Some(self.corpus.tokenizer.to_json().as_bytes()),
+            companions: &self.companions,
             state: &self.state.to_json(&self.settings, &self.corpus),
         };
         Ok(checkpoint::save(&self.checkpoints, &save, |weight, part| Ok(self.read(&weight.name, source(part))))?)
     }
 
-    /// Writes the model as a Hugging Face folder in f32.
+    /// Writes the model as a Hugging Face folder in f32. An older model there is replaced, and other files there stay
+    /// ([`checkpoint::replace_folder`]).
     ///
     /// # Errors
-    /// When the folder exists and is not empty, or cannot be written.
+    /// When the folder cannot be written; then an older one is as before.
     pub fn export(&self, folder: &Path) -> Result<(), TrainError> {
         let export = Export {
             architecture: self.architecture(),
             tokenizer: Some(self.corpus.tokenizer.to_json().as_bytes()),
+            companions: &self.companions,
             dtype: Dtype::F32,
             shard_bytes: None,
         };
-        Ok(checkpoint::write_folder(folder, &export, |weight| Ok(self.read(&weight.name, Source::Value)))?)
+        Ok(checkpoint::replace_folder(folder, &export, |weight| Ok(self.read(&weight.name, Source::Value)))?)
     }
 
     fn read(&self, name: &str, source: Source) -> Vec<f32> {
@@ -405,6 +412,17 @@ fn tokenizer_choice(
             Ok(TokenizerChoice::File(file.to_owned()))
         }
         (TokenizerSource::File(_), None, Resume::Latest) => unreachable!("a resumed run has its checkpoint's folder"),
+    }
+}
+
+/// The origin's, unless they tell of another tokenizer than the run's.
+fn companions(settings: &Settings, origin: Option<&Folder>, resume: Resume) -> Result<Vec<Companion>, TrainError> {
+    match (&settings.tokenizer, origin, resume) {
+        (_, None, _) => Ok(Vec::new()),
+        (TokenizerSource::File(file), Some(folder), Resume::Fresh) if folder.tokenizer_path() != Some(file) => {
+            Ok(Vec::new())
+        }
+        (_, Some(folder), _) => Ok(folder.companions()?),
     }
 }
 

@@ -38,6 +38,8 @@ pub struct Summary {
     pub measured: Option<StepSummary>,
     /// Steps done.
     pub steps: u64,
+    /// The step whose weights `model/` holds.
+    pub exported_step: Option<u64>,
     /// Training loss of the last steps, in nats per token.
     pub train_loss: Option<f64>,
     /// The last validation.

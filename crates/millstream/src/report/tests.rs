@@ -130,6 +130,7 @@ fn summary(predicted: &Timeline, measured: &Timeline) -> Summary {
         predicted: Some(StepSummary::of(predicted)),
         measured: Some(StepSummary::of(measured)),
         steps: 300,
+        exported_step: None,
         train_loss: Some(3.21),
         validation: Some(ValidationSummary {
             loss: last.loss,
