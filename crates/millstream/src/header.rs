@@ -1,7 +1,7 @@
 //! What a person reads before training starts: what will run where, and what it is predicted to cost.
 
 use crate::report::StageSummary;
-use crate::units::{bytes, count, percent, seconds};
+use crate::units::{self, bytes, count, percent, seconds};
 use architecture::{Architecture, Block};
 use corpus::Source;
 use mesh::{Rank, Stage};
@@ -47,7 +47,8 @@ pub fn header(settings: &Settings, trainer: &Trainer, folder: &Path) -> String {
         ),
     );
     let cores = plan.spec.cores.iter().map(|cores| cores.permits * cores.threads).sum::<usize>();
-    line("schedule", format!("{} on {n_ranks} ranks sharing {cores} cores", plan.schedule.name));
+    let ranks = units::ranks(n_ranks);
+    line("schedule", format!("{} on {ranks} sharing {cores} cores", plan.schedule.name));
     for stage in stages(trainer) {
         line(
             &format!("  rank {}", stage.rank),

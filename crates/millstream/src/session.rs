@@ -13,7 +13,7 @@ use crate::report::{
     Timelines, ValidationSummary, Yardsticks,
 };
 use crate::tensorboard::{EventFile, TENSORBOARD};
-use crate::units::{bytes, count, seconds};
+use crate::units::{bytes, count, ranks, seconds};
 use crate::watchers::{Followed, Screen, Watchers};
 use crate::{Outcome, commands, fault, run_file};
 use anyhow::Context;
@@ -263,16 +263,16 @@ fn screen(
                 let own: Vec<String> = own.map(|stage| format!("stage {}: {}", stage.stage, stage.blocks)).collect();
                 (own.join(", "), predicted.peak_bytes(Rank(rank)))
             };
-            let ranks = (0..predicted.n_ranks).map(rank).collect();
+            let shown = (0..predicted.n_ranks).map(rank).collect();
             let parameters = count(trainer.architecture().n_parameters() as u64);
             let title = format!(
-                "{}: {:?}, {parameters} parameters, {} on {} ranks",
+                "{}: {:?}, {parameters} parameters, {} on {}",
                 folder.display(),
                 trainer.architecture().family,
                 trainer.plan().schedule.name,
-                predicted.n_ranks
+                ranks(predicted.n_ranks)
             );
-            let state = State::new(title, settings.steps, trainer.step(), ranks);
+            let state = State::new(title, settings.steps, trainer.step(), shown);
             let dashboard = Dashboard::open(state, interrupt.clone());
             Ok(Screen::Dashboard(dashboard.context("the terminal cannot be used for the dashboard")?))
         }

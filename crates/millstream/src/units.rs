@@ -16,6 +16,11 @@ pub fn count(count: u64) -> String {
     }
 }
 
+/// "1 rank", "4 ranks".
+pub fn ranks(n_ranks: usize) -> String {
+    format!("{n_ranks} rank{}", if n_ranks == 1 { "" } else { "s" })
+}
+
 /// Seconds with three digits, from `1.00 us` on; over 100 s as `3 min 05 s` or `2 h 07 min`.
 pub fn seconds(s: f64) -> String {
     if s >= 3595.0 {

@@ -52,7 +52,7 @@ const QUANTITIES: [Quantity; 5] = [
     ("Update over weight", "how far the last step moved a block, by norms", |block| Some(block.update_share)),
     ("Gradient, rms", "before clipping", |block| Some(block.gradient_rms)),
     ("Activation, rms", "residual stream after the block", |block| block.activation_rms),
-    ("Activation, largest", "largest magnitude after the block", |block| block.activation_max),
+    ("Activation, largest magnitude", "after the block", |block| block.activation_max),
     ("Weight, rms", "", |block| Some(block.weight_rms)),
 ];
 

@@ -51,9 +51,11 @@ pub fn step(predicted: Option<&StepSummary>, measured: Option<&StepSummary>) -> 
     let row = |name: &str, value: fn(&StepSummary) -> f64, text: fn(f64) -> String, points: bool| {
         let (predicted, measured) = (predicted.map(value), measured.map(value));
         let difference = match (predicted, measured) {
-            (Some(predicted), Some(measured)) if points => format!("{:+.1} points", 100.0 * (measured - predicted)),
+            (Some(predicted), Some(measured)) if points => {
+                format!("{:+.1} points", tenth(100.0 * (measured - predicted)))
+            }
             (Some(predicted), Some(measured)) if predicted > 0.0 => {
-                format!("{:+.1} %", 100.0 * (measured / predicted - 1.0))
+                format!("{:+.1} %", tenth(100.0 * (measured / predicted - 1.0)))
             }
             _ => String::new(),
         };
@@ -167,4 +169,9 @@ fn for_each_rank<T>(origins: impl Iterator<Item = Origin<Vec<T>>>, mut show: imp
             }
         }
     }
+}
+
+/// Rounded to a tenth, where a hair under nothing is nothing and not "-0.0".
+fn tenth(value: f64) -> f64 {
+    (10.0 * value).round() / 10.0 + 0.0
 }
