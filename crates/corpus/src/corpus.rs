@@ -123,6 +123,11 @@ impl Corpus {
             });
         }
         let total: f64 = sources.iter().map(|source| source.weight).sum();
+        if total.is_infinite() {
+            // Each is finite, and of this size their sum is too.
+            sources.iter_mut().for_each(|source| source.weight /= n_sources as f64);
+        }
+        let total: f64 = sources.iter().map(|source| source.weight).sum();
         sources.iter_mut().for_each(|source| source.weight /= total);
         Ok(Corpus { tokenizer, sources })
     }

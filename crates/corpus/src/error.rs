@@ -283,6 +283,14 @@ pub enum CorpusError {
         /// The least possible.
         least: usize,
     },
+    /// A vocabulary larger than there is text for.
+    #[error("a vocabulary of {found} entries is too large: at most {most} are trained")]
+    VocabularyTooLarge {
+        /// As given.
+        found: usize,
+        /// The most possible.
+        most: usize,
+    },
     /// A tokenizer that cannot be used.
     #[error("{place} is not a usable tokenizer.json: {problem}; export it with `tokenizer.save(\"tokenizer.json\")`")]
     TokenizerFile {

@@ -50,7 +50,7 @@ pub use rows::{Borders, Cursor, Packing, TrainingRows, ValidationRows};
 pub use split::{Side, Split, Survey};
 pub use stream::TextStream;
 pub use text::embedded_documents;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, VOCAB_SIZE_MAX};
 pub use tokens::{Cached, TokenWidth, Tokens};
 pub use yardstick::{Yardsticks, unigram_entropy_nats, xz_bytes};
 

@@ -13,6 +13,13 @@ const SPACE: &str = "\u{2581}";
 /// What SentencePiece leaves of the score of a piece that is always to be taken.
 const USER_DEFINED_PENALTY: f64 = 0.1;
 
+/// Characters of a BPE piece at most: more than this SentencePiece's own trainer does not make.
+const PIECE_CHARS_MAX: usize = 512;
+
+/// Ways for each piece, on average, in which BPE may put pieces together of others: published models have two or three. Files
+/// with every part of long pieces among their pieces have hundreds, and their tokenizer.json is as many times as long.
+const WAYS_MAX: usize = 16;
+
 /// What a piece is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -29,6 +36,14 @@ struct Piece {
     text: String,
     score: f32,
     kind: Kind,
+}
+
+impl Piece {
+    /// For a sentence, which a damaged file may have a long piece for.
+    fn shown(&self) -> String {
+        let start: String = self.text.chars().take(40).collect();
+        format!("{start:?}{}", if start.len() < self.text.len() { "\u{2026}" } else { "" })
+    }
 }
 
 /// A model as read.
@@ -127,7 +142,7 @@ impl Model {
         }
         match model.pieces.iter().find(|piece| piece.kind == Kind::Unused) {
             None if model.pieces.is_empty() => Err("it holds no pieces".to_owned()),
-            Some(unused) => Err(format!("its piece {:?} is marked as unused, which cannot be expressed", unused.text)),
+            Some(unused) => Err(format!("its piece {} is marked as unused, which cannot be expressed", unused.shown())),
             None => Ok(model),
         }
     }
@@ -268,18 +283,29 @@ impl Model {
         let mut ids: HashMap<&str, usize> = HashMap::new();
         for (id, piece) in self.pieces.iter().enumerate() {
             if ids.insert(&piece.text, id).is_some() {
-                return Err(format!("its piece {:?} stands there twice", piece.text));
+                return Err(format!("its piece {} stands there twice", piece.shown()));
             }
         }
         let joined = |text: &str| ids.get(text).copied().filter(|&id| self.pieces[id].kind == Kind::Normal);
         // Every way in which a piece can be put together of two others, the best piece first.
         let mut merges: Vec<(f32, usize, &str, &str)> = Vec::new();
         for (id, piece) in self.pieces.iter().enumerate().filter(|(_, piece)| piece.kind == Kind::Normal) {
+            let n_chars = piece.text.chars().count();
+            if n_chars > PIECE_CHARS_MAX {
+                return Err(format!("its piece {id} has {n_chars} characters, but may have at most {PIECE_CHARS_MAX}"));
+            }
             for (at, _) in piece.text.char_indices().skip(1) {
                 let (left, right) = piece.text.split_at(at);
                 if joined(left).is_some() && joined(right).is_some() {
                     merges.push((piece.score, id, left, right));
                 }
+            }
+            if merges.len() > WAYS_MAX * self.pieces.len() {
+                return Err(format!(
+                    "its {} pieces can be put together of each other in more than {} ways, its limit",
+                    self.pieces.len(),
+                    WAYS_MAX * self.pieces.len()
+                ));
             }
         }
         merges.sort_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.len().cmp(&b.2.len())));

@@ -18,6 +18,10 @@ const END_OF_TEXT: &str = "<|endoftext|>";
 /// Names of the end of text, looked for in this order where no `tokenizer_config.json` gives one.
 const END_OF_TEXT_NAMES: [&str; 6] = [END_OF_TEXT, "</s>", "<|end_of_text|>", "<|eot_id|>", "<eos>", "<|im_end|>"];
 
+/// Entries of a vocabulary trained here at most: memory for all of them is taken beforehand, and the largest published ones
+/// have 900,000.
+pub const VOCAB_SIZE_MAX: usize = 1 << 20;
+
 /// Text to ids and back.
 #[derive(Clone, Debug)]
 pub struct Tokenizer {
@@ -35,7 +39,7 @@ impl Tokenizer {
     /// text holds no further pair. Deterministic: equal documents give an equal `tokenizer.json`.
     ///
     /// # Errors
-    /// A vocabulary of under 257 entries.
+    /// A vocabulary of under 257 or more than 2^20 entries.
     pub fn train(documents: &[Document], vocab_size: usize) -> Result<Tokenizer> {
         Tokenizer::train_on(documents.iter().map(|document| document.text.as_str()), vocab_size)
     }
@@ -53,6 +57,9 @@ impl Tokenizer {
         let least = alphabet.len() + 1;
         if vocab_size < least {
             return Err(CorpusError::VocabularySize { found: vocab_size, least });
+        }
+        if vocab_size > VOCAB_SIZE_MAX {
+            return Err(CorpusError::VocabularyTooLarge { found: vocab_size, most: VOCAB_SIZE_MAX });
         }
         let mut trainer = TrainerWrapper::BpeTrainer(
             BpeTrainerBuilder::new()

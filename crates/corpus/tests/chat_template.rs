@@ -108,6 +108,74 @@ fn errors_name_file_and_line() {
     check("{}", Some("{{ strftime_now('%') }}"), &format!("{jinja}1: the chat template cannot be used: invalid"));
 }
 
+/// Programs without an end, and texts without bounds: each is told with its place and the limit, soon.
+#[test]
+fn hostile_templates_end() {
+    let nested = |statement: &str| {
+        let (open, close) = ("{% for i in range(99999) %}", "{% endfor %}");
+        format!("{{% set ns = namespace(x='x') %}}{}{statement}{}", open.repeat(5), close.repeat(5))
+    };
+    let start = "{% set ns = namespace(x=[]) %}".to_owned();
+    // A list that holds the last one twice, so often.
+    let doubled = |times: usize| start.clone() + &"{% set ns.x = [ns.x, ns.x] %}".repeat(times);
+    // In one tag, and hidden from who takes strings or raw text for tags.
+    let chain = |before: &str| format!("{{% set x = 1 %}}{before}x{} }}}}", "+x".repeat(3000));
+    let tag = "a tag has 60";
+    let deep = start.clone() + "{% for i in range(15000) %}{% set ns.x = [ns.x] %}{% endfor %}";
+    let (steps, levels) = ("it takes more than 201002 steps", "of more than 100 levels");
+    let cases: Vec<(String, &str)> = vec![
+        (nested(""), steps),
+        (nested("{{ 1 }}"), steps),
+        (nested("{% set ns.x = ns.x ~ ns.x %}"), steps),
+        (nested("{% set ns.x = ns.x + ns.x %}"), steps),
+        (nested("{% set ns.x = ns.x * 9 %}"), steps),
+        (nested("{% set ns.x = ns.x.replace('x', 'xxxxxxxxx') %}"), steps),
+        (doubled(50) + "{{ ns.x }}", steps),
+        (doubled(50) + "{{ ns.x | tojson }}", steps),
+        (doubled(200) + "{{ ns.x }}", levels),
+        (deep.clone() + "{{ ns.x }}", levels),
+        (deep.clone() + "{{ ns.x | tojson }}", levels),
+        (start.clone() + "{% set ns.x = ns %}{{ ns }}", levels),
+        (start.clone() + "{% set ns.x = ns %}{{ ns | tojson }}", levels),
+        ("{{ [1] | tojson(indent=10**15) }}".to_owned(), steps),
+        ("{{ [1] | tojson(indent=18446744073709551615) }}".to_owned(), steps),
+        ("{{ range(99999) | list | tojson(indent=99999) }}".to_owned(), steps),
+        ("{{ range(99999) | list | tojson(separators=['x' * 99999, 'y']) }}".to_owned(), steps),
+        ("{{ ['\u{e9}' * 40000000] | tojson(ensure_ascii=true) }}".to_owned(), steps),
+        ("{{ ['\u{e9}' * 40000000] }}".to_owned(), steps),
+        ("{{ 'x' * 99999999 }}".to_owned(), steps),
+        ("{{ strftime_now('%A' * 999999) }}".to_owned(), steps),
+        ("{% macro m() %}{{ m() }}{{ m() }}{% endmacro %}{{ m() }}".to_owned(), "recursion"),
+        ("x".repeat((1 << 16) + 1), "it has 65537 bytes, but may have at most 65536"),
+        (chain("{{ "), tag),
+        (chain("{{ '}}' + "), tag),
+        (chain("{{ '\\'}}' + "), tag),
+        (chain("{% raw %}{{ \"{% endraw %}{{ \"}}\" + "), tag),
+        (chain("{# {{ ' #}{{ "), tag),
+        ("{{ x".to_owned() + &"+x".repeat(2000) + " }}", "tried to use + operator"),
+    ];
+    for (source, wanted) in cases {
+        let start = std::time::Instant::now();
+        let rendered = template(&source).and_then(|template| template.render(&user("x"), GenerationPrompt::Added));
+        let name = &source[..source.len().min(150)];
+        let error = rendered.expect_err(name).to_string();
+        assert!(error.starts_with("a test:") && error.contains(wanted), "{name}: {error}");
+        // A second on a machine that has nothing else to do.
+        assert!(start.elapsed().as_secs() < 10, "{name}: {:?}", start.elapsed());
+    }
+    // What is long because the conversation is, is rendered.
+    let long: Vec<Message> = (0..2000).flat_map(|i| user(&format!("{i} ").repeat(500))).collect();
+    for name in fs::read_dir(fixtures()).unwrap().map(|file| file.unwrap().path()) {
+        if name.extension().is_some_and(|extension| extension == "jinja") {
+            let template = template(&fs::read_to_string(&name).unwrap()).unwrap();
+            match template.render(&long, GenerationPrompt::Added) {
+                Ok(text) => assert!(text.len() > 2000 * 1000),
+                Err(error) => assert!(matches!(error, CorpusError::ChatRefused { .. }), "{error}"),
+            }
+        }
+    }
+}
+
 #[test]
 fn todays_date() {
     let text = |source: &str| template(source).unwrap().render(&[], GenerationPrompt::LeftOut).unwrap();

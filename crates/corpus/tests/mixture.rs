@@ -74,6 +74,27 @@ fn weights_are_reached_within_sampling_error() {
     assert!((1..12).contains(&n_bad), "{n_bad} of 60 counts beyond 2 deviations, of which 3 are expected");
 }
 
+/// Whatever their size, weights are shares: also where their sum is beyond the largest number.
+#[test]
+fn weights_of_any_size_are_shares() {
+    let folder = tempfile::tempdir().unwrap();
+    for (weights, wanted) in [
+        ([1e308, 1e308, 1e308], [1.0 / 3.0; 3]),
+        ([1.5e308, 1.5e308, 3e307], [5.0 / 11.0, 5.0 / 11.0, 1.0 / 11.0]),
+        ([5e-324; 3], [1.0 / 3.0; 3]),
+        ([1e308, 5e-324, 1e308], [0.5, 0.0, 0.5]),
+    ] {
+        let corpus = Corpus::open(&options(folder.path(), weights.map(Some))).unwrap();
+        for (source, share) in corpus.sources.iter().zip(wanted) {
+            // Divided twice, rounded thrice.
+            assert!((source.weight - share).abs() < 1e-15, "{weights:?}: {}", source.weight);
+        }
+        let batch = Mixture::new(&corpus, PACKING, 7).unwrap().batch(&MixtureCursor::start(3), 100).0;
+        let drawn = (0..3).filter(|source| batch.sources.contains(source)).count();
+        assert_eq!(drawn, wanted.iter().filter(|&&share| share > 0.0).count(), "{weights:?}");
+    }
+}
+
 #[test]
 fn without_weights_rows_follow_the_tokens() {
     let folder = tempfile::tempdir().unwrap();

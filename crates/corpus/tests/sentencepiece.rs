@@ -104,6 +104,46 @@ fn what_cannot_be_converted_is_refused() {
     assert!(refused(&[10, 3, 10, 1, 0xff]).starts_with(&format!("{start}piece 0: its text: invalid utf-8")));
 }
 
+/// A model of pieces, all of one score, as bytes: BPE, with `</s>` as its end of text.
+fn bpe_of(pieces: &[String]) -> Vec<u8> {
+    let varint = |mut n: usize| {
+        let mut bytes = Vec::new();
+        while n >= 0x80 {
+            bytes.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        bytes.push(n as u8);
+        bytes
+    };
+    let field = |tag: u8, content: &[u8]| [&[tag], &varint(content.len())[..], content].concat();
+    let pieces = ["<unk>", "<s>", "</s>"].into_iter().chain(pieces.iter().map(String::as_str));
+    let pieces: Vec<u8> = pieces.flat_map(|piece| field(10, &field(10, piece.as_bytes()))).collect();
+    [pieces, field(18, &[24, 2])].concat()
+}
+
+/// What would take quadratic time, or make a file many times as long, is refused by its size.
+#[test]
+fn hostile_pieces() {
+    let runs = |n: usize| -> Vec<String> { (1..=n).map(|length| "a".repeat(length)).collect() };
+    let refused = |pieces: &[String]| match Tokenizer::from_sentencepiece(&bpe_of(pieces), "a test") {
+        Err(error @ CorpusError::SentencePiece { .. }) => error.to_string(),
+        other => panic!("{other:?}"),
+    };
+    let start = "a test cannot be used as a SentencePiece model: its";
+    let cases = [
+        (vec!["b".repeat(1_000_000)], format!("{start} piece 3 has 1000000 characters, but may have at most 512")),
+        (vec!["\u{e9}".repeat(513)], format!("{start} piece 3 has 513 characters, but may have at most 512")),
+        // Of the piece of n letters there are n - 1 ways.
+        (runs(512), format!("{start} 515 pieces can be put together of each other in more than 8240 ways, its limit")),
+        (vec!["c".repeat(99); 2], format!("{start} piece {:?}\u{2026} stands there twice", "c".repeat(40))),
+    ];
+    for (pieces, wanted) in cases {
+        assert_eq!(refused(&pieces), wanted);
+    }
+    let tokenizer = Tokenizer::from_sentencepiece(&bpe_of(&runs(31)), "a test").unwrap();
+    assert_eq!(tokenizer.vocab_size(), 34);
+}
+
 /// Cut off anywhere or with any byte changed, a model is refused or read; nothing panics.
 #[test]
 fn damaged_models() {

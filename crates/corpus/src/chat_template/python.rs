@@ -3,58 +3,108 @@
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind, Output, State};
 use regex::Regex;
-use std::fmt::Write;
 use std::sync::LazyLock;
 
+/// Levels that a printed value may have: a template can put a list into itself, and Python's own limit is 1000.
+const LEVELS_MAX: usize = 100;
+
 /// `{{ value }}`: what Python's `str` gives.
-pub(super) fn print(out: &mut Output, _state: &mut State, value: &Value) -> Result<(), Error> {
+pub(super) fn print(out: &mut Output, state: &mut State, value: &Value) -> Result<(), Error> {
     match value.kind() {
         ValueKind::Undefined => Ok(()),
         ValueKind::String => Ok(out.write_str(value.as_str().unwrap_or_default())?),
         _ => {
-            let mut text = String::new();
-            repr(value, &mut text)?;
-            Ok(out.write_str(&text)?)
+            let mut text = Paid { text: String::new(), state };
+            repr(value, &mut text, 0)?;
+            Ok(out.write_str(&text.text)?)
+        }
+    }
+}
+
+/// Text that is paid for, from the fuel of the render, before it is there: a list that holds another twice, that one
+/// another twice, is short to write down and has a text without end.
+struct Paid<'a, 'b, 'c> {
+    text: String,
+    state: &'a State<'b, 'c>,
+}
+
+impl Paid<'_, '_, '_> {
+    /// Bytes that a unit of fuel pays for, as in the engine.
+    const BYTES: usize = 64;
+
+    fn push(&mut self, text: &str) -> Result<(), Error> {
+        self.spend(text.len())?;
+        self.text.push_str(text);
+        Ok(())
+    }
+
+    fn spend(&self, n_bytes: usize) -> Result<(), Error> {
+        self.state.consume_fuel(1 + (n_bytes / Self::BYTES) as u64)
+    }
+
+    /// What a value holds, each paid for.
+    fn items(&self, value: &Value) -> Result<Vec<Value>, Error> {
+        let mut items = Vec::new();
+        for item in value.try_iter()? {
+            self.spend(size_of::<Value>())?;
+            items.push(item);
+        }
+        Ok(items)
+    }
+}
+
+/// One level down.
+fn below(level: usize) -> Result<usize, Error> {
+    match level < LEVELS_MAX {
+        true => Ok(level + 1),
+        false => {
+            let problem = format!("a value of more than {LEVELS_MAX} levels, which may hold itself, cannot be printed");
+            Err(Error::new(ErrorKind::InvalidOperation, problem))
         }
     }
 }
 
 /// Python's `repr`.
-fn repr(value: &Value, out: &mut String) -> Result<(), Error> {
+fn repr(value: &Value, out: &mut Paid, level: usize) -> Result<(), Error> {
     match value.kind() {
-        ValueKind::None => out.push_str("None"),
-        ValueKind::Bool => out.push_str(if value.is_true() { "True" } else { "False" }),
-        ValueKind::Number => out.push_str(&number(value)),
-        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out),
+        ValueKind::None => out.push("None")?,
+        ValueKind::Bool => out.push(if value.is_true() { "True" } else { "False" })?,
+        ValueKind::Number => out.push(&number(value))?,
+        ValueKind::String => quoted(value.as_str().unwrap_or_default(), out)?,
         ValueKind::Seq | ValueKind::Iterable => {
-            out.push('[');
+            let level = below(level)?;
+            out.push("[")?;
             for (i, item) in value.try_iter()?.enumerate() {
-                out.push_str(if i > 0 { ", " } else { "" });
-                repr(&item, out)?;
+                out.push(if i > 0 { ", " } else { "" })?;
+                repr(&item, out, level)?;
             }
-            out.push(']');
+            out.push("]")?;
         }
         ValueKind::Map => {
-            out.push('{');
+            let level = below(level)?;
+            out.push("{")?;
             for (i, key) in value.try_iter()?.enumerate() {
-                out.push_str(if i > 0 { ", " } else { "" });
-                repr(&key, out)?;
-                out.push_str(": ");
-                repr(&value.get_item(&key)?, out)?;
+                out.push(if i > 0 { ", " } else { "" })?;
+                repr(&key, out, level)?;
+                out.push(": ")?;
+                repr(&value.get_item(&key)?, out, level)?;
             }
-            out.push('}');
+            out.push("}")?;
         }
-        _ => write!(out, "{value}")?,
+        _ => out.push(&value.to_string())?,
     }
     Ok(())
 }
 
 /// A string as Python quotes it.
-fn quoted(text: &str, out: &mut String) {
+fn quoted(text: &str, out: &mut Paid) -> Result<(), Error> {
     // What Python does not print as it is: control, format and private characters, and space but the usual one.
     static UNPRINTABLE: LazyLock<Regex> =
         LazyLock::new(|| Regex::new(r"[\p{C}\p{Z}--[ ]]").expect("invariant: a sound pattern"));
+    // An escape is up to ten times as long as its character.
+    out.spend(10 * text.len())?;
     let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let out = &mut out.text;
     out.push(quote);
     for c in text.chars() {
         match c {
@@ -63,6 +113,7 @@ fn quoted(text: &str, out: &mut String) {
             '\t' => out.push_str("\\t"),
             '\\' => out.push_str("\\\\"),
             c if c == quote => out.extend(['\\', c]),
+            ' '..='~' => out.push(c),
             c if UNPRINTABLE.is_match(c.encode_utf8(&mut [0; 4])) => out.push_str(&match u32::from(c) {
                 code @ ..0x100 => format!("\\x{code:02x}"),
                 code @ ..0x1_0000 => format!("\\u{code:04x}"),
@@ -72,6 +123,7 @@ fn quoted(text: &str, out: &mut String) {
         }
     }
     out.push(quote);
+    Ok(())
 }
 
 /// An integer, or a float with the exponent as Python spells it: `1e-05`, `1e+16`.
@@ -94,7 +146,7 @@ fn number(value: &Value) -> String {
 }
 
 /// The filter `tojson`: `json.dumps(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False)`.
-pub(super) fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
+pub(super) fn to_json(state: &State, value: &Value, options: Kwargs) -> Result<String, Error> {
     let indent: Option<usize> = options.get("indent")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     let ensure_ascii = options.get::<Option<bool>>("ensure_ascii")?.unwrap_or(false);
@@ -106,13 +158,14 @@ pub(super) fn to_json(value: &Value, options: Kwargs) -> Result<String, Error> {
         (None, None) => (", ".to_owned(), ": ".to_owned()),
         (None, Some(_)) => (",".to_owned(), ": ".to_owned()),
     };
-    let mut writer = JsonWriter { out: String::new(), item, key, indent, ensure_ascii, sort_keys };
+    let style = Style { item, key, indent, ensure_ascii, sort_keys };
+    let mut writer = JsonWriter { out: Paid { text: String::new(), state }, style: &style };
     writer.value(value, 0)?;
-    Ok(writer.out)
+    Ok(writer.out.text)
 }
 
-struct JsonWriter {
-    out: String,
+/// How JSON is written.
+struct Style {
     /// Between items.
     item: String,
     /// Between key and value.
@@ -123,82 +176,88 @@ struct JsonWriter {
     sort_keys: bool,
 }
 
-impl JsonWriter {
+struct JsonWriter<'a, 'b, 'c> {
+    out: Paid<'a, 'b, 'c>,
+    style: &'a Style,
+}
+
+impl JsonWriter<'_, '_, '_> {
     fn value(&mut self, value: &Value, level: usize) -> Result<(), Error> {
         match value.kind() {
-            ValueKind::None => self.out.push_str("null"),
-            ValueKind::Bool => self.out.push_str(if value.is_true() { "true" } else { "false" }),
-            ValueKind::Number => self.out.push_str(&number(value)),
+            ValueKind::None => self.out.push("null"),
+            ValueKind::Bool => self.out.push(if value.is_true() { "true" } else { "false" }),
+            ValueKind::Number => self.out.push(&number(value)),
             ValueKind::String => self.string(value.as_str().unwrap_or_default()),
             ValueKind::Seq | ValueKind::Iterable => {
-                let items: Vec<Value> = value.try_iter()?.collect();
-                self.all('[', &items, ']', level, |writer, item| writer.value(item, level + 1))?;
+                let items = self.out.items(value)?;
+                self.all(["[", "]"], &items, level, |writer, item, level| writer.value(item, level))
             }
             ValueKind::Map => {
-                let mut keys: Vec<Value> = value.try_iter()?.collect();
-                if self.sort_keys {
+                let mut keys = self.out.items(value)?;
+                if self.style.sort_keys {
                     keys.sort();
                 }
-                self.all('{', &keys, '}', level, |writer, key| {
+                self.all(["{", "}"], &keys, level, |writer, key, level| {
                     match key.as_str() {
-                        Some(text) => writer.string(text),
-                        None => writer.string(&key.to_string()),
+                        Some(text) => writer.string(text)?,
+                        None => writer.string(&key.to_string())?,
                     }
-                    let separator = writer.key.clone();
-                    writer.out.push_str(&separator);
-                    writer.value(&value.get_item(key)?, level + 1)
-                })?;
+                    writer.out.push(&writer.style.key)?;
+                    writer.value(&value.get_item(key)?, level)
+                })
             }
-            kind => {
-                return Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} has no JSON form")));
-            }
+            kind => Err(Error::new(ErrorKind::InvalidOperation, format!("tojson: {kind} has no JSON form"))),
         }
-        Ok(())
     }
 
     fn all(
         &mut self,
-        open: char,
+        [open, close]: [&str; 2],
         items: &[Value],
-        close: char,
         level: usize,
-        mut each: impl FnMut(&mut JsonWriter, &Value) -> Result<(), Error>,
+        mut each: impl FnMut(&mut Self, &Value, usize) -> Result<(), Error>,
     ) -> Result<(), Error> {
-        self.out.push(open);
+        let inner = below(level)?;
+        self.out.push(open)?;
         for (i, item) in items.iter().enumerate() {
             if i > 0 {
-                let separator = self.item.clone();
-                self.out.push_str(&separator);
+                self.out.push(&self.style.item)?;
             }
-            self.line(level + 1);
-            each(self, item)?;
+            self.line(inner)?;
+            each(self, item, inner)?;
         }
         if !items.is_empty() {
-            self.line(level);
+            self.line(level)?;
         }
-        self.out.push(close);
+        self.out.push(close)
+    }
+
+    fn line(&mut self, level: usize) -> Result<(), Error> {
+        if let Some(indent) = self.style.indent {
+            let blanks = indent.saturating_mul(level);
+            self.out.spend(blanks)?;
+            self.out.text.push('\n');
+            self.out.text.extend(std::iter::repeat_n(' ', blanks));
+        }
         Ok(())
     }
 
-    fn line(&mut self, level: usize) {
-        if let Some(indent) = self.indent {
-            self.out.push('\n');
-            self.out.extend(std::iter::repeat_n(' ', indent.saturating_mul(level)));
-        }
-    }
-
-    fn string(&mut self, text: &str) {
+    fn string(&mut self, text: &str) -> Result<(), Error> {
+        // An escape is up to six times as long as its character.
+        self.out.spend(6 * text.len())?;
         let quoted = serde_json::to_string(text).expect("invariant: a string has a JSON form");
-        if !self.ensure_ascii {
-            self.out.push_str(&quoted);
-            return;
+        let out = &mut self.out.text;
+        if !self.style.ensure_ascii {
+            out.push_str(&quoted);
+            return Ok(());
         }
         let mut units = [0; 2];
         for c in quoted.chars() {
             match c.is_ascii() {
-                true => self.out.push(c),
-                false => c.encode_utf16(&mut units).iter().for_each(|unit| self.out += &format!("\\u{unit:04x}")),
+                true => out.push(c),
+                false => c.encode_utf16(&mut units).iter().for_each(|unit| *out += &format!("\\u{unit:04x}")),
             }
         }
+        Ok(())
     }
 }
