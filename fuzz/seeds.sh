@@ -1,11 +1,15 @@
 #!/bin/sh
-# Fills corpus/TARGET with inputs to start from: fixtures, presets, and the finds of earlier runs.
+# Fills corpus/TARGET with inputs to start from: fixtures, presets, seeds/, and the finds of earlier runs.
 set -e
 cd "$(dirname "$0")"
 crates=../crates
-for target in config folder run_file safetensors schedule_csv simulation_file text tokenizer; do
+for target in $(sed -n 's/^name = "\(.*\)"$/\1/p' Cargo.toml | grep -v millstream); do
     mkdir -p corpus/$target
-    if [ -d finds/$target ]; then cp finds/$target/* corpus/$target/; fi
+    for kind in finds seeds; do
+        for file in $kind/$target/*; do
+            if [ -f "$file" ]; then cp "$file" corpus/$target/; fi
+        done
+    done
 done
 for file in $crates/model/tests/fixtures/*/*/config.json $crates/architecture/tests/fixtures/[lp]*.json; do
     name=$(echo "$file" | tr -c 'a-z0-9\n' _)
@@ -27,5 +31,7 @@ for ending in parquet jsonl txt txt.gz jsonl.zst jsonl.gz; do
     done
     which=$((which + 1))
 done
+cp $crates/corpus/tests/fixtures/sentencepiece/*.model corpus/sentencepiece/
+cp $crates/corpus/tests/fixtures/chat/*.jinja corpus/chat_template/
 printf '\001{"text": "The mill turns."}\n{"text": "It turns."}\n' > corpus/text/lines
 printf '\002The mill turns.\n\nIt turns.\n' > corpus/text/plain

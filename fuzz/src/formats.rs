@@ -40,10 +40,27 @@ pub fn schedule_csv(bytes: &[u8]) {
 /// `tokenizer.json`: what is accepted encodes and decodes.
 pub fn tokenizer(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
-    let tokenizer = match corpus::Tokenizer::from_json(text, "fuzz") {
-        Err(error) => return drop(error.to_string()),
-        Ok(tokenizer) => tokenizer,
-    };
+    match corpus::Tokenizer::from_json(text, "fuzz") {
+        Err(error) => drop(error.to_string()),
+        Ok(tokenizer) => encode_and_decode(&tokenizer),
+    }
+}
+
+/// A SentencePiece model: what is converted encodes and decodes, and its `tokenizer.json` reads back.
+pub fn sentencepiece(bytes: &[u8]) {
+    match corpus::Tokenizer::from_sentencepiece(bytes, "fuzz") {
+        Err(error) => drop(error.to_string()),
+        Ok(tokenizer) => {
+            encode_and_decode(&tokenizer);
+            // Whose end of text is known to the model alone is refused.
+            if let Ok(again) = corpus::Tokenizer::from_json(tokenizer.to_json(), "fuzz") {
+                assert_eq!(again.vocab_size(), tokenizer.vocab_size());
+            }
+        }
+    }
+}
+
+fn encode_and_decode(tokenizer: &corpus::Tokenizer) {
     assert!((tokenizer.end_of_text() as usize) < tokenizer.vocab_size());
     for text in ["", " ", "The mill\n turns, 27 times. ", "wörld 字↦\u{1f600}<unk></s>\0\r\n", "aaaaaaaaaaaaaaaaaaaab"]
     {
@@ -58,6 +75,61 @@ pub fn tokenizer(bytes: &[u8]) {
     let most = tokenizer.vocab_size().min(300) as u32;
     drop(tokenizer.decode(&(0..most).collect::<Vec<u32>>()));
 }
+
+/// A chat template: it is refused, or renders a conversation, or says why not.
+pub fn chat_template(bytes: &[u8]) {
+    let Ok(source) = str::from_utf8(bytes) else { return };
+    let tokens = [("bos_token", "<s>"), ("eos_token", "</s>")];
+    let tokens = tokens.map(|(name, token)| (name.to_owned(), token.to_owned())).into();
+    let template = match corpus::ChatTemplate::new(source, tokens, "fuzz") {
+        Err(error) => return drop(error.to_string()),
+        Ok(template) => template,
+    };
+    let said = [("system", "Be brief."), ("user", "wörld 字\u{1f600}\n'\"\\"), ("assistant", " Yes. "), ("user", "")];
+    let said = said.map(|(role, content)| corpus::Message { role: role.to_owned(), content: content.to_owned() });
+    for (messages, prompt) in
+        [(&said[..], corpus::GenerationPrompt::Added), (&said[1..3], corpus::GenerationPrompt::LeftOut)]
+    {
+        if let Err(error) = template.render(messages, prompt) {
+            assert!(error.to_string().contains("fuzz"));
+        }
+    }
+}
+
+/// A file of token ids: it is refused, or its tokens are those that were there. The first byte says how wide they are.
+pub fn token_ids(bytes: &[u8], place: &Path) {
+    let Some((&which, content)) = bytes.split_first() else { return };
+    let (width, n_bytes) = [(corpus::TokenWidth::U16, 2), (corpus::TokenWidth::U32, 4)][usize::from(which) % 2];
+    let (path, tokenizer) = (place.join("ids.bin"), place.join("words.json"));
+    if !tokenizer.exists() {
+        fs::write(&tokenizer, WORDS).expect("a file");
+    }
+    fs::write(&path, content).expect("a file");
+    let source = corpus::SourceOptions {
+        name: "fuzz".to_owned(),
+        paths: vec![path],
+        content: corpus::Content::Tokens(width),
+        weight: None,
+    };
+    let options = corpus::CorpusOptions {
+        sources: vec![source],
+        tokenizer: corpus::TokenizerChoice::File(tokenizer),
+        validation_fraction: 0.5,
+        seed: 3,
+        cache_folder: place.join("cache"),
+    };
+    match corpus::Corpus::open(&options) {
+        Err(error) => drop(error.to_string()),
+        Ok(corpus) => {
+            let source = &corpus.sources[0];
+            assert_eq!((source.train.len() + source.validation.len()) * n_bytes, content.len());
+        }
+    }
+    drop(fs::remove_dir_all(&options.cache_folder));
+}
+
+/// A tokenizer of whole words.
+const WORDS: &str = r#"{"model": {"type": "WordLevel", "vocab": {"</s>": 0, "a": 1, "b": 2}, "unk_token": "a"}}"#;
 
 /// The endings that tell how a text is stored.
 const ENDINGS: [&str; 6] = ["parquet", "jsonl", "txt", "txt.gz", "jsonl.zst", "jsonl.gz"];
@@ -143,8 +215,7 @@ fn write_folders(sharded: &Path, saved: &Path) {
         shard_bytes: Some(40),
     };
     checkpoint::write_folder(sharded, &export, |weight| Ok(vec![0.5; weight.n_elements()])).expect("a folder");
-    let words = r#"{"model": {"type": "WordLevel", "vocab": {"</s>": 0, "a": 1}, "unk_token": "a"}}"#;
-    fs::write(sharded.join("tokenizer.json"), words).expect("a file");
+    fs::write(sharded.join("tokenizer.json"), WORDS).expect("a file");
     let save = checkpoint::Save {
         step: 3,
         keep: 1,

@@ -1,7 +1,7 @@
 //! What the fuzz targets do with their bytes. Regression tests of the main workspace do the same with the finds of
 //! earlier runs (`crates/millstream/tests/finds.rs` and `crates/millstream/src/finds.rs`).
 //!
-//! The parsers of run files and simulation files lie in the program's crate, and the settings that they yield in a crate
+//! The parsers of run files, plan files, machine files and simulation files lie in the program's crate, and the settings that they yield in a crate
 //! that needs the tensor library. Here these files are compiled as they are, from where they are: a library of their own
 //! would exist for fuzzing only, and a build through the program would instrument the tensor library, for many minutes.
 
@@ -14,6 +14,7 @@ pub mod settings;
 #[path = "../../crates/millstream/src"]
 #[allow(dead_code, reason = "the program uses the rest")]
 mod millstream {
+    pub mod machine_file;
     pub mod run_file;
     pub mod simulation_file;
     pub mod toml_file;
@@ -29,7 +30,7 @@ mod stage_choices {
     pub mod roll_back;
 }
 
-use millstream::{run_file, simulation_file, toml_file, units};
+use millstream::{machine_file, run_file, simulation_file, toml_file, units};
 use std::path::Path;
 use std::sync::LazyLock;
 pub use stage_choices::{not_finite::NotFinite, roll_back::RollBack};

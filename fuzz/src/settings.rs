@@ -1,6 +1,6 @@
 //! Our own formats. The bytes are a file and, after a NUL each, options laid over it.
 
-use crate::{run_file, simulation_file};
+use crate::{machine_file, run_file, simulation_file};
 use std::fs;
 use std::path::Path;
 
@@ -25,6 +25,33 @@ pub fn simulation_file(bytes: &[u8], place: &Path) {
     let request = simulation_file::Request { file: Some(file), options };
     if let Err(problems) = simulation_file::simulation(&request) {
         assert!(problems.to_string().contains("problem"));
+    }
+}
+
+/// A machine file: problems that can be printed, or a machine.
+pub fn machine_file(bytes: &[u8], place: &Path) {
+    let file = place.join("machine.toml");
+    fs::write(&file, bytes).expect("a file");
+    match machine_file::machine(file.to_str().expect("a name")) {
+        Err(problems) => assert!(problems.to_string().contains("problem")),
+        Ok(machine) => {
+            machine.check().expect("what is read was checked");
+            assert!(machine.n_devices() > 0);
+        }
+    }
+}
+
+/// A plan file laid over a preset: problems that can be printed, or settings that are written back as the same.
+pub fn plan_file(bytes: &[u8], place: &Path) {
+    let (plan, file) = (place.join("plan.toml"), place.join("settings.toml"));
+    fs::write(&plan, bytes).expect("a file");
+    match run_file::resolve(&run_file::Request { plan: Some(plan), ..Default::default() }) {
+        Err(problems) => assert!(problems.to_string().contains("problem")),
+        Ok(settings) => {
+            fs::write(&file, run_file::write(&settings)).expect("a file");
+            let again = run_file::resolve(&run_file::Request { file: Some(file), ..Default::default() });
+            assert_eq!(again.expect("what is written is read"), settings);
+        }
     }
 }
 

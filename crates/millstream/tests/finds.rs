@@ -16,17 +16,21 @@ enum Entry {
 #[test]
 fn damaged_files_are_no_panics() {
     let entries = [
+        ("chat_template", Entry::Bytes(formats::chat_template)),
         ("config", Entry::Bytes(formats::config)),
         ("folder", Entry::Files(formats::folder)),
         ("safetensors", Entry::Files(formats::safetensors)),
         ("schedule_csv", Entry::Bytes(formats::schedule_csv)),
+        ("sentencepiece", Entry::Bytes(formats::sentencepiece)),
         ("text", Entry::Files(formats::text)),
+        ("token_ids", Entry::Files(formats::token_ids)),
         ("tokenizer", Entry::Bytes(formats::tokenizer)),
     ];
-    let finds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/finds");
+    let fuzz = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz");
     for (name, entry) in entries {
         let place = tempfile::tempdir().expect("a folder");
-        let files = fs::read_dir(finds.join(name)).expect("a folder of finds");
+        let folders = ["finds", "seeds"].map(|kind| fuzz.join(kind).join(name));
+        let files = folders.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten();
         let mut n_files = 0;
         for file in files {
             let bytes = fs::read(file.expect("a file").path()).expect("a file");
