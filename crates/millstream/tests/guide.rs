@@ -2,10 +2,12 @@
 //!
 //! Pages are followed in order in one folder. Before a page's commands run, its `toml` blocks become the files that their
 //! first line names. A `text` block shows lines of the output of the commands above it, in order; `…` stands for anything,
-//! and a line of it for any number of lines. `sh exit=2` ends with that code. Blocks in Python run where
-//! `MILLSTREAM_PYTHON` names an interpreter that has transformers.
+//! and a line of it for any number of lines. `sh exit=2` ends with that code. Blocks in Python run where there is one that
+//! has transformers (`common::python`).
 #![cfg(unix)]
 #![expect(clippy::unwrap_used, reason = "helpers of tests are not seen as tests")]
+
+mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -135,7 +137,8 @@ fn every_command_does_what_the_guide_says() {
                 }
                 "text" => check(&page, &content, output.as_deref().unwrap()),
                 "python" => {
-                    if let Ok(python) = std::env::var("MILLSTREAM_PYTHON") {
+                    let checks = format!("the Python of the guide's page {page}");
+                    if let Some(python) = common::python("transformers", &checks) {
                         run(place.path(), &[&python, "-c"], &content, 0);
                     }
                 }

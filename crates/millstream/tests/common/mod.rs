@@ -4,8 +4,25 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+/// Python with a package, if there is one: `MILLSTREAM_PYTHON` or `python3`. Without, it says on the test's own standard error,
+/// which is not captured, what is not checked and how it would be.
+pub fn python(package: &str, checks: &str) -> Option<String> {
+    let python = std::env::var("MILLSTREAM_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let found = Command::new(&python).args(["-c", &format!("import {package}")]).output();
+    if found.is_ok_and(|output| output.status.success()) {
+        return Some(python);
+    }
+    let line = format!(
+        "not checked: {checks}. `{python}` has no {package}: python3 -m venv venv && venv/bin/pip install {package}, then \
+         MILLSTREAM_PYTHON=$PWD/venv/bin/python cargo test\n"
+    );
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
+    None
+}
 
 /// Takes milliseconds a step; the learning rate does not depend on the number of steps.
 const RUN_FILE: &str = r#"
