@@ -18,7 +18,9 @@ mod table;
 pub mod tokenizer;
 pub mod train;
 
+use clap::builder::RangedU64ValueParser;
 use std::io::{IsTerminal, Write};
+use std::ops::RangeInclusive;
 
 /// What can be asked for.
 #[derive(clap::Subcommand)]
@@ -72,8 +74,49 @@ pub fn harmless(text: &str) -> String {
     text.chars().map(|c| if obeyed(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
+/// Text of files in sentences of ours: control characters, with which a file could write over what a terminal shows, are
+/// escaped (`\u{1b}`), all but line breaks and tabs.
+pub fn visible(text: &str) -> String {
+    escaped(text, |c| c.is_control() && !matches!(c, '\n' | '\t'))
+}
+
+/// A name of a file's within a line: every control character is escaped.
+pub fn visible_in_line(text: &str) -> String {
+    escaped(text, char::is_control)
+}
+
+fn escaped(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_escaped(c) { visible.extend(c.escape_default()) } else { visible.push(c) }
+    }
+    visible
+}
+
 /// Says something beside the result, to standard error.
 #[expect(clippy::print_stderr, reason = "a remark is not the command's output")]
 pub fn note(text: &str) {
-    eprintln!("note: {text}");
+    eprintln!("note: {}", visible(text));
+}
+
+/// What an option takes that says how much there is of something: beyond the limits of a size, other sizes are products
+/// that no machine holds and 64 bits do not either.
+pub fn size(range: RangeInclusive<u64>) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_terminal_would_obey_is_shown() {
+        for (text, shown, in_line) in [
+            ("plain \u{fc}\u{1f980}", "plain \u{fc}\u{1f980}", "plain \u{fc}\u{1f980}"),
+            ("a\u{1b}[2Jb\u{7}\u{9b}", "a\\u{1b}[2Jb\\u{7}\\u{9b}", "a\\u{1b}[2Jb\\u{7}\\u{9b}"),
+            ("one\n\ttwo\r", "one\n\ttwo\\r", "one\\n\\ttwo\\r"),
+        ] {
+            assert_eq!((visible(text).as_str(), visible_in_line(text).as_str()), (shown, in_line));
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! A run's latest numbers over HTTP, in Prometheus' text format, while it goes on.
 //!
-//! One thread answers one request at a time: `GET /metrics` from a scraper every few seconds is all that is expected, and
-//! a client that is slow, talks too long or asks for something else is turned away. Does not know about runs.
+//! `GET /metrics` from a scraper every few seconds is all that is expected. A client that is slow, talks too long or asks for
+//! something else is turned away, and keeps nobody waiting: each has a thread for as long as it takes, at most
+//! [`PATIENCE`], and when there are [`CLIENTS_MAX`], the one that has been there longest has to go. Does not know about runs.
 
 mod exposition;
 mod request;
@@ -12,8 +13,9 @@ use crate::fault::UserFault;
 use crate::report::Line;
 use exposition::Exposition;
 use request::Answer;
+use std::collections::VecDeque;
 use std::io::{ErrorKind, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -38,6 +40,9 @@ pub struct Exporter {
 
 /// Longest that one client may take.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Clients that are listened to at a time. A scraper says at once what it wants and has its answer within milliseconds.
+const CLIENTS_MAX: usize = 16;
 
 impl Reserved {
     /// Takes the address; a port of 0 takes a free one.
@@ -99,17 +104,45 @@ impl Drop for Exporter {
     }
 }
 
-fn answer_all(listener: &TcpListener, latest: &Mutex<Exposition>, stop: &AtomicBool) {
+fn answer_all(listener: &TcpListener, latest: &Arc<Mutex<Exposition>>, stop: &AtomicBool) {
+    let mut clients: VecDeque<Client> = VecDeque::new();
     for connection in listener.incoming() {
         if stop.load(Ordering::Relaxed) {
-            return;
+            break;
         }
-        match connection {
-            // A client that went away has no answer to miss.
-            Ok(connection) => answer(connection, latest).unwrap_or_default(),
-            // Out of file descriptors: trying again at once would only take a core from the run.
+        clients.retain(|client| !client.thread.is_finished());
+        if clients.len() == CLIENTS_MAX {
+            clients.pop_front().into_iter().for_each(Client::send_away);
+        }
+        match connection.and_then(|connection| Client::new(connection, latest)) {
+            Ok(client) => clients.push_back(client),
+            // Out of file descriptors or threads: trying again at once would only take a core from the run.
             Err(_) => std::thread::sleep(Duration::from_millis(100)),
         }
+    }
+    clients.into_iter().for_each(Client::send_away);
+}
+
+/// One that is being answered.
+struct Client {
+    connection: TcpStream,
+    thread: JoinHandle<()>,
+}
+
+impl Client {
+    fn new(connection: TcpStream, latest: &Arc<Mutex<Exposition>>) -> std::io::Result<Self> {
+        let (other, latest) = (connection.try_clone()?, latest.clone());
+        // A client that went away has no answer to miss.
+        let work = move || answer(other, &latest).unwrap_or_default();
+        let thread = std::thread::Builder::new().name("metrics client".to_owned()).spawn(work)?;
+        Ok(Self { connection, thread })
+    }
+
+    /// Ends its connection, and with that its thread.
+    fn send_away(self) {
+        // It may have gone by itself.
+        self.connection.shutdown(Shutdown::Both).unwrap_or_default();
+        self.thread.join().unwrap_or_default();
     }
 }
 
@@ -118,5 +151,6 @@ fn answer(mut connection: TcpStream, latest: &Mutex<Exposition>) -> std::io::Res
     let asked = request::read(&mut connection, Instant::now() + PATIENCE)?;
     let text = || latest.lock().unwrap_or_else(PoisonError::into_inner).text();
     connection.write_all(Answer::to(&asked, text).bytes().as_slice())?;
-    connection.flush()
+    // The other handle of it stays open for a while, and the client reads to the end.
+    connection.shutdown(Shutdown::Write)
 }

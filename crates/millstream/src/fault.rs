@@ -36,9 +36,9 @@ pub fn keep_caught_panics_quiet() {
     }));
 }
 
-/// Marks an error of a library as the user's: `read(..).map_err(users)?`.
+/// Marks an error of a library as the user's: `read(..).map_err(users)?`. One that is keeps its ways out.
 pub fn users(error: impl Into<anyhow::Error>) -> UserFault {
-    UserFault::new(in_full(&error.into()))
+    error.into().downcast::<UserFault>().unwrap_or_else(|error| UserFault::new(in_full(&error)))
 }
 
 /// An error with its causes, without those that its text tells already.

@@ -90,10 +90,10 @@ fn main() -> ExitCode {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::Interrupted) => ExitCode::from(130),
         Err(error) => {
-            eprintln!("error: {}", fault::in_full(&error));
+            eprintln!("error: {}", commands::visible(&fault::in_full(&error)));
             let Some(fault) = error.downcast_ref::<UserFault>() else { return ExitCode::from(1) };
             for hint in &fault.hints {
-                eprintln!("  hint: {hint}");
+                eprintln!("  hint: {}", commands::visible(hint));
             }
             ExitCode::from(2)
         }

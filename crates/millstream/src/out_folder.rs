@@ -105,7 +105,7 @@ impl OutFolder {
     }
 
     fn check_writable(&self) -> Result<(), UserFault> {
-        tempfile::tempfile_in(&self.path).map(drop).map_err(|error| cannot(&self.path, "written to", &error))
+        tempfile::tempfile_in(&self.path).map(drop).map_err(|error| cannot(&self.path, "written to", &error.kind()))
     }
 }
 
@@ -156,7 +156,7 @@ pub fn write_all_whole(files: &[(&Path, impl AsRef<[u8]>)]) -> anyhow::Result<()
         written.push(file);
     }
     for ((path, _), file) in files.iter().zip(written) {
-        file.persist(path).map_err(|error| failed(path, &error.error))?;
+        file.persist(path).map_err(|error| failed(path, &error.error.kind()))?;
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ fn file_permissions() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)
 }
 
-fn cannot(path: &Path, what: &str, error: &std::io::Error) -> UserFault {
+fn cannot(path: &Path, what: &str, error: &dyn std::fmt::Display) -> UserFault {
     let message = format!("the output folder {} cannot be {what}: {error}", path.display());
     UserFault::new(message).hint("choose another with --out")
 }

@@ -69,6 +69,31 @@ pub fn preset(request: &Request) -> Option<&'static Preset> {
     })
 }
 
+/// Whether the run of a run file isolates documents, all else in the file aside: it may name texts that are gone.
+///
+/// # Errors
+/// The file cannot be read, is no TOML, or says neither yes nor no.
+pub fn isolates_documents(file: &std::path::Path) -> Result<bool, Problems> {
+    let failed = |problems| Problems::new("the run file", problems);
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        failed(vec![Problem::new(Place::named(&name), format!("the file cannot be read: {error}"))])
+    })?;
+    let (table, problems) = toml_file::parse(&name, &text);
+    if !problems.is_empty() {
+        return Err(failed(problems));
+    }
+    let entry = section(&table, "data").and_then(|data| data.get("isolate_documents"));
+    match entry.map(|entry| (&entry.node.value, &entry.node.place)) {
+        None => Ok(true),
+        Some((Value::Flag(isolates), _)) => Ok(*isolates),
+        Some((other, place)) => {
+            let text = format!("`data.isolate_documents` is {other}, but must be true or false");
+            Err(failed(vec![Problem::new(place.clone(), text)]))
+        }
+    }
+}
+
 /// All layers as one table, and the place to name when something is missing. Fails where the file has no layer to give:
 /// what is no TOML would only be misunderstood.
 fn layers(request: &Request, problems: &mut Vec<Problem>) -> Result<(Table, Place), Vec<Problem>> {

@@ -262,6 +262,203 @@ fn requests() {
     }
 }
 
+/// Sizes beyond all measure: the option, what was found, and the limit.
+#[test]
+fn sizes() {
+    let place = Place::new();
+    let config = json!({"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+        "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 1000,
+        "max_position_embeddings": 4096});
+    place.write("model.json", config.to_string());
+    place.write("here.toml", "[[nodes]]\n[nodes.device]\nf32_tflops = 0.1\nmemory_gib = 4\nmemory_gbytes_per_s = 10\n");
+    fn plan<'a>(rest: &[&'a str]) -> Vec<&'a str> {
+        [&["plan", "--model", "model.json", "--machine", "a100:4"], rest].concat()
+    }
+    let local = |batch: &'static str, sequence: &'static str| {
+        let machine = ["plan", "--model", "model.json", "--machine", "here.toml", "--trainer", "millstream"];
+        [&machine[..], &["--batch", batch, "--sequence", sequence]].concat()
+    };
+    let over = |option: &str, found: &str, most: &str| {
+        vec![format!("invalid value '{found}' for '{option}"), format!("{found} is not in "), format!("..={most}")]
+    };
+    let cases = [
+        (
+            vec!["tokenizer", "train", "text.txt", "--out", "o", "--vocab-size", "99999999999"],
+            over("--vocab-size", "99999999999", "1048576"),
+        ),
+        (vec!["bench", "--batch", "99999999999"], over("--batch", "99999999999", "65536")),
+        (vec!["bench", "--threads", "1000000"], over("--threads", "1000000", "1024")),
+        (vec!["bench", "--threads", "0"], over("--threads", "0", "1024")),
+        (vec!["bench", "--layers", "18446744073709551615"], over("--layers", "18446744073709551615", "1024")),
+        (vec!["bench", "--seq", "1"], over("--seq", "1", "1048576")),
+        (vec!["bench", "--steps", "1"], over("--steps", "1", "1000000")),
+        (
+            vec!["bench", "--batch", "65536", "--seq", "1048576"],
+            ["a training step of this model takes more than ", ", and the machine has ", "hint: lower --batch, --seq"]
+                .map(str::to_owned)
+                .into(),
+        ),
+        (plan(&["--batch", "8", "--sequence", "100000000000000"]), over("--sequence", "100000000000000", "4194304")),
+        (
+            plan(&["--batch", "18446744073709551615", "--sequence", "8"]),
+            over("--batch", "18446744073709551615", "65536"),
+        ),
+        (plan(&["--batch", "8", "--sequence", "8", "--best", "99999999999"]), over("--best", "99999999999", "1000")),
+        (
+            plan(&["--batch", "8", "--sequence", "8", "--tensor", "99999999999"]),
+            over("--tensor", "99999999999", "1048576"),
+        ),
+        (
+            plan(&["--batch", "65536", "--sequence", "4194304", "--microbatch", "65536"]),
+            vec![
+                "--microbatch 65536 rows of --sequence 4194304 tokens are 274877906944".to_owned(),
+                "33554432".to_owned(),
+            ],
+        ),
+        (
+            local("1", "131073"),
+            vec!["--sequence is 131073 tokens, but for --trainer millstream may be at most 131072".to_owned()],
+        ),
+        (
+            local("4096", "8192"),
+            vec!["--batch times --sequence is 33554432 tokens".to_owned(), "at most 16777216".to_owned()],
+        ),
+    ];
+    for (arguments, parts) in cases {
+        refused(&place, &arguments, &parts.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    // The largest that may be asked for ends, with a plan or with what is missing.
+    for arguments in [
+        plan(&["--batch", "65536", "--sequence", "4194304"]),
+        plan(&[
+            "--batch",
+            "65536",
+            "--sequence",
+            "1",
+            "--pipeline",
+            "1048576",
+            "--data",
+            "1048576",
+            "--tensor",
+            "1048576",
+        ]),
+    ] {
+        let output = place.run(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(matches!(output.status.code(), Some(0 | 2)), "{arguments:?}: {stderr}");
+    }
+}
+
+/// Options that would change nothing are refused, or heard.
+#[test]
+fn options_that_mean_nothing() {
+    let place = Place::new();
+    model(&place, "model");
+    place.write("good.json", "[1, 2]");
+    place.write("here.toml", "[[nodes]]\n[nodes.device]\nf32_tflops = 0.1\nmemory_gib = 4\nmemory_gbytes_per_s = 10\n");
+    place.succeed(&["train", "tiny.toml", "--out", "run"]);
+    let logits = ["eval", "model", "--tokens", "good.json", "--logits", "out.safetensors"];
+    for option in [["--field", "body"], ["--sequence-length", "7"]] {
+        refused(&place, &[&logits[..], &option].concat(), &["cannot be used with", option[0]]);
+    }
+    refused(
+        &place,
+        &["report", "run", "--out", "page.html"],
+        &["--out is for the page that compares several runs", "the page goes to run/report.html"],
+    );
+    let plan = ["plan", "--model", "model", "--machine", "here.toml", "--batch", "4", "--sequence", "16"];
+    let local = [&plan[..], &["--trainer", "millstream"]].concat();
+    let options: [&[&str]; 9] = [
+        &["--json"],
+        &["--svg", "a.svg"],
+        &["--emit", "megatron"],
+        &["--recompute", "none"],
+        &["--cut", "layers"],
+        &["--data", "1"],
+        &["--context", "1"],
+        &["--expert", "1"],
+        &["--tensor", "1"],
+    ];
+    for option in options {
+        let wanted = format!("--trainer millstream does not take {}", option[0]);
+        refused(&place, &[&local, option].concat(), &[&wanted]);
+    }
+    // What is printed for another trainer does not keep files from being written.
+    let emitted =
+        place.succeed(&[&plan[..], &["--emit", "megatron", "--out", "plan.toml", "--svg", "plan.svg"]].concat());
+    assert!(emitted.contains("--pipeline-model-parallel-size"), "{emitted}");
+    assert!(place.read_text("plan.toml").contains("[plan]") && place.read_text("plan.svg").starts_with("<svg"));
+    // A flag is one.
+    refused(&place, &["report", "run", "--open", "yes"], &["yes is not the folder of a run"]);
+}
+
+#[test]
+fn conversations() {
+    let place = Place::new();
+    model(&place, "model");
+    let hint = "hint: write a JSON list such as";
+    let said = |fields: &str| format!("[{{\"role\": \"user\", \"content\": \"x\"{fields}}}]");
+    place.write("tools.json", said(", \"tool_calls\": []"));
+    place.write("empty.json", "[]");
+    place.write("cut.json", "[{");
+    for (file, wanted) in [
+        ("nofile.json", "nofile.json: No such file"),
+        ("tools.json", "tools.json: unknown field `tool_calls`, expected `role` or `content`"),
+        ("empty.json", "empty.json: there are no messages"),
+        ("cut.json", "cut.json: EOF while parsing"),
+    ] {
+        // Before the model is read, and its template.
+        refused(&place, &["generate", "model", "--messages", file], &[wanted]);
+        refused(&place, &["generate", "nowhere", "--messages", file], &[wanted]);
+    }
+    refused(&place, &["generate", "model", "--messages", "tools.json"], &[hint]);
+    place.write("good.json", said(""));
+    refused(&place, &["generate", "model", "--messages", "good.json"], &["model has no chat template"]);
+    // A template without an end.
+    place.write(
+        "model/chat_template.jinja",
+        "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+    );
+    let parts = ["model/chat_template.jinja:1: the chat template cannot be used: it takes more than 201002 steps"];
+    refused(&place, &["generate", "model", "--messages", "good.json"], &parts);
+    place.write("model/chat_template.jinja", "{{ messages[0].content }}");
+    place.write("latin", b"caf\xe9\n");
+    let mut command = place.command(&["generate", "model", "--chat"]);
+    let output = command.stdin(fs::File::open(place.path("latin")).unwrap()).output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.starts_with("error: standard input: what was said is not UTF-8 text\n  hint: "), "{stderr}");
+}
+
+/// What a run left, damaged; and pages that have no place.
+#[test]
+fn reports() {
+    let place = Place::new();
+    place.succeed(&["train", "tiny.toml", "--out", "run"]);
+    let whole = place.read_text("run/summary.json");
+    place.write("run/summary.json", &whole[..whole.len() / 2]);
+    let lines = whole[..whole.len() / 2].lines().count();
+    refused(
+        &place,
+        &["report", "run"],
+        &[
+            &format!("error: run/summary.json:{lines}:"),
+            "this is not what a run writes: EOF while parsing",
+            "hint: docs/metrics.md",
+        ],
+    );
+    refused(&place, &["report", "run", "run"], &["run/summary.json:"]);
+    place.write("run/summary.json", whole);
+    for (out, wanted) in [
+        ("nowhere/page.html", "nowhere/page.html cannot be written: there is no folder nowhere"),
+        ("run", "run cannot be written: it is a folder"),
+        ("text.txt/page.html", "text.txt/page.html cannot be written: not a directory"),
+    ] {
+        refused(&place, &["report", "run", "run", "--out", out], &[wanted]);
+        refused(&place, &["doctor", "--machine", out], &[wanted]);
+    }
+}
+
 #[test]
 fn resuming() {
     let place = Place::new();

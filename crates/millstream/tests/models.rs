@@ -90,7 +90,8 @@ fn texts_are_measured_each_and_together() {
     assert_eq!(alone["texts"][0], texts[0]);
     let table = place.succeed(&["eval", "run", "a.jsonl", "b.jsonl"]);
     let lines: Vec<&str> = table.lines().collect();
-    assert_eq!(lines.len(), 4, "{table}");
+    assert_eq!(lines.len(), 5, "{table}");
+    assert_eq!(lines[4], "documents isolated in a row, as in run/run.toml");
     assert!(
         lines[0].starts_with("text ") && lines[1].starts_with("a.jsonl ") && lines[3].starts_with("all "),
         "{table}"
@@ -98,6 +99,33 @@ fn texts_are_measured_each_and_together() {
     assert!(lines[3].contains(&format!("{:.4}", figure(all, "loss"))), "{table}");
     let page = place.succeed(&["eval", "run", "a.jsonl"]);
     assert!(page.contains("nats per token  (95 % interval ") && page.contains("documents      12\n"), "{page}");
+
+    // As the run validates, also when its text is gone; the model by itself says nothing of it.
+    let isolated = figure(&alone["all"], "loss");
+    let run_file = place.read_text("run/run.toml");
+    let (has, other) = ("isolate_documents = true", "isolate_documents = false");
+    assert!(run_file.contains(has), "{run_file}");
+    fs::rename(place.path("text.txt"), place.path("gone.txt")).unwrap();
+    fs::rename(place.path("run"), place.path("isolated")).unwrap();
+    let of = |folder: &str| {
+        let found = json(&place, &["eval", folder, "a.jsonl", "--json"]);
+        (found["documents"].as_str().unwrap().to_owned(), figure(&found["all"], "loss"))
+    };
+    assert_eq!(of("isolated"), ("isolated".to_owned(), isolated));
+    assert_eq!(of("isolated/model"), ("isolated".to_owned(), isolated));
+    place.write("isolated/run.toml", run_file.replace(has, other));
+    let (borders, joined) = of("isolated/model");
+    assert!(borders == "joined" && joined != isolated, "{borders}: {joined} {isolated}");
+    fs::rename(place.path("isolated/model"), place.path("alone")).unwrap();
+    assert_eq!(of("alone"), ("joined".to_owned(), joined));
+    let page = place.succeed(&["eval", "alone", "a.jsonl"]);
+    assert!(
+        page.ends_with("borders        documents joined in a row: there is no run.toml that says otherwise\n"),
+        "{page}"
+    );
+    place.write("isolated/run.toml", run_file.replace(has, "isolate_documents = 7"));
+    let wanted = "`data.isolate_documents` is 7, but must be true or false";
+    refused(&place, &["eval", "isolated/checkpoints/step-00000004", "a.jsonl"], wanted);
 }
 
 #[test]
@@ -241,6 +269,11 @@ fn the_program_describes_itself() {
         );
     }
     assert!(place.read_text("man1/millstream-generate.1").contains("repetition"));
+    // Commands within commands have pages too.
+    for (task, option) in [("train", "vocab"), ("encode", "document"), ("decode", "json"), ("inspect", "field")] {
+        let page = place.read_text(&format!("man1/millstream-tokenizer-{task}.1"));
+        assert!(page.contains(option) && page.contains(&format!(".TH millstream-tokenizer-{task} 1")), "{page}");
+    }
     assert_eq!(
         fs::read_dir(place.path("man1")).unwrap().filter(|page| page.is_ok()).count(),
         place.files("man1").len()
@@ -289,6 +322,6 @@ fn the_machine_is_measured_at_a_models_shape() {
     assert_eq!((&found["threads"], &found["shape"]["kv_heads"]), (&Value::from(2), &Value::from(1)));
     refused(&place, &["bench", "--d", "10", "--heads", "3"], "--heads is 3, but must divide --d, which is 10");
     refused(&place, &["bench", "--heads", "8", "--kv-heads", "3"], "num_key_value_heads");
-    refused(&place, &["bench", "--steps", "1"], "--steps must be at least 2");
-    refused(&place, &["bench", "--threads", "0"], "--threads is 0");
+    refused(&place, &["bench", "--steps", "1"], "invalid value '1' for '--steps <N>': 1 is not in 2..=1000000");
+    refused(&place, &["bench", "--threads", "0"], "0 is not in 1..=1024");
 }

@@ -86,6 +86,33 @@ fn sentencepiece_and_chat_templates_are_shown() {
     }
 }
 
+/// What a file could write over a terminal with is shown escaped: in tokens, in templates, in errors.
+#[test]
+fn control_characters_are_shown() {
+    let place = Place::new();
+    let json = serde_json::json!({
+        "added_tokens": [{ "id": 0, "content": "</s>\u{1b}[2J\r\n", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true }],
+        "pre_tokenizer": { "type": "Whitespace" },
+        "model": { "type": "WordLevel", "vocab": { "</s>\u{1b}[2J\r\n": 0, "<unk>": 1 }, "unk_token": "<unk>" },
+    });
+    place.write("tokenizer.json", json.to_string());
+    let config =
+        serde_json::json!({ "eos_token": "</s>\u{1b}[2J\r\n", "chat_template": "\u{1b}]0;{{ messages[0].content }}" });
+    place.write("tokenizer_config.json", config.to_string());
+    let page = place.succeed(&["tokenizer", "inspect", "."]);
+    assert!(page.contains("end of text     0 </s>\\u{1b}[2J\\r\\n\n"), "{page:?}");
+    assert!(page.ends_with("    \\u{1b}]0;Hello!\n"), "{page:?}");
+    assert!(!page.contains('\u{1b}') && !page.contains('\r'), "{page:?}");
+    place.write(
+        "tokenizer_config.json",
+        r#"{"chat_template": "{{ raise_exception('\u001b[2J') }}", "eos_token": "<unk>"}"#,
+    );
+    place.write("\u{1b}[31m.txt", b"\xff");
+    let error = refused(&place, &["tokenizer", "inspect", ".", "\u{1b}[31m.txt"]);
+    assert!(error.contains("\\u{1b}[31m.txt") && !error.contains('\u{1b}'), "{error:?}");
+}
+
 #[test]
 fn what_is_no_tokenizer_or_no_id_is_refused() {
     let place = Place::new();
@@ -112,6 +139,19 @@ fn what_is_no_tokenizer_or_no_id_is_refused() {
         assert!(error.starts_with(wanted), "{error}");
     }
     assert!(!place.path("o").exists());
+    for (line, wanted) in [
+        ("[1, 2", "this is not valid JSON: EOF while parsing a list at line 1 column 5"),
+        ("{\"ids\": 7}", "`ids` is `7`, but must be a list"),
+        ("{\"tokens\": [7]}", "this JSON object has no field `ids`"),
+        ("[1, -2]", "`-2` is no token id"),
+        ("[1, \"two\"]", "`\"two\"` is no token id"),
+        ("1 -2", "`-2` is no token id"),
+        ("[4294967296]", "`4294967296` is no token id"),
+    ] {
+        place.write("ids", format!("1\n{line}\n"));
+        let error = refused(&place, &["tokenizer", "decode", &byte_level, "ids"]);
+        assert!(error.starts_with(&format!("error: ids:2: {wanted}\n  hint: write numbers")), "{line}: {error}");
+    }
     let error = {
         place.write("large", "389\n");
         refused(&place, &["tokenizer", "decode", &byte_level, "large"])

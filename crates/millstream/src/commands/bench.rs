@@ -4,6 +4,7 @@ mod generation;
 mod peak;
 mod training;
 
+use super::size;
 use crate::fault::{UserFault, users};
 use crate::report::Machine;
 use crate::{Outcome, units};
@@ -16,34 +17,34 @@ use serde_json::json;
 #[derive(Clone, Copy, Debug, clap::Args, Serialize)]
 pub struct Args {
     /// Width of the residual stream.
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = size(1..=1 << 16))]
     d: usize,
     /// Layers.
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = size(1..=1 << 10))]
     layers: usize,
     /// Query heads.
-    #[arg(long, value_name = "N", default_value_t = 8)]
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = size(1..=1 << 10))]
     heads: usize,
     /// Key and value heads; without it, as query heads.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = size(1..=1 << 10))]
     kv_heads: Option<usize>,
     /// Width inside the MLP.
-    #[arg(long, value_name = "N", default_value_t = 1408)]
+    #[arg(long, value_name = "N", default_value_t = 1408, value_parser = size(1..=1 << 20))]
     ff: usize,
     /// Number of token ids.
-    #[arg(long, value_name = "N", default_value_t = 8192)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = size(1..=1 << 20))]
     vocab: usize,
     /// Tokens of a row.
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, value_parser = size(2..=1 << 20))]
     seq: usize,
     /// Rows of a step.
-    #[arg(long, value_name = "N", default_value_t = 4)]
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = size(1..=1 << 16))]
     batch: usize,
     /// Training steps; the first is not counted.
-    #[arg(long, value_name = "N", default_value_t = 6)]
+    #[arg(long, value_name = "N", default_value_t = 6, value_parser = size(2..=1_000_000))]
     steps: usize,
     /// Threads; without it, as many as this process may use cores.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = size(1..=1 << 10))]
     threads: Option<usize>,
     /// Answer as JSON.
     #[arg(long)]
@@ -67,14 +68,9 @@ struct Figures {
 /// Measures and prints.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let architecture = args.architecture()?;
-    if args.seq < 2 || args.batch == 0 || args.steps < 2 {
-        let message = "--seq and --steps must be at least 2, and --batch at least 1";
-        return Err(UserFault::new(message).hint("the first of the steps is not counted").into());
-    }
+    let machine = Machine::here();
+    check_memory(&architecture, &args, machine.memory_bytes)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
-    if threads == 0 {
-        return Err(UserFault::new("--threads is 0, but must be at least 1").into());
-    }
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("threads cannot be started")?;
     let before = pool.install(peak::measure);
     let training = training::measure(&architecture, &args, threads)?;
@@ -82,7 +78,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let after = pool.install(peak::measure);
     let figures = Figures {
         version: env!("CARGO_PKG_VERSION"),
-        machine: Machine::here(),
+        machine,
         threads,
         shape: args,
         parameters: architecture.n_parameters(),
@@ -93,6 +89,21 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let text = if args.json { serde_json::to_string_pretty(&figures)? + "\n" } else { figures.page() };
     super::print(&text)?;
     Ok(Outcome::Done)
+}
+
+/// Refuses what the machine's memory cannot hold, by a count that is too low: weights, gradients and two moments, and what
+/// one step's forward keeps.
+fn check_memory(architecture: &Architecture, args: &Args, memory_bytes: u64) -> Result<(), UserFault> {
+    let of_row =
+        architecture.blocks().into_iter().map(|block| architecture.cost(block, 1, args.seq).activation_elements);
+    let kept: f64 = of_row.map(|elements| elements as f64).sum();
+    let bytes = 4.0 * (4.0 * architecture.n_parameters() as f64 + args.batch as f64 * kept);
+    if memory_bytes > 0 && bytes > memory_bytes as f64 {
+        let [needs, has] = [bytes as u64, memory_bytes].map(units::bytes);
+        let message = format!("a training step of this model takes more than {needs}, and the machine has {has}");
+        return Err(UserFault::new(message).hint("lower --batch, --seq, --layers, --d, --ff or --vocab"));
+    }
+    Ok(())
 }
 
 impl Args {

@@ -2,9 +2,10 @@
 
 use super::generate::Drawing;
 use crate::fault::{UserFault, users};
+use anyhow::Context;
 use corpus::{ChatTemplate, GenerationPrompt, Message};
 use serve::{Generator, Stop};
-use std::io::{BufRead, IsTerminal};
+use std::io::{BufRead, ErrorKind, IsTerminal};
 use std::path::Path;
 
 /// A model that answers.
@@ -46,8 +47,14 @@ impl<'a> Chat<'a> {
                 super::print("> ")?;
             }
             let mut line = String::new();
-            if std::io::stdin().lock().read_line(&mut line)? == 0 {
-                return Ok(());
+            match std::io::stdin().lock().read_line(&mut line) {
+                Ok(0) => return Ok(()),
+                Ok(_) => {}
+                Err(error) if error.kind() == ErrorKind::InvalidData => {
+                    let fault = UserFault::new("standard input: what was said is not UTF-8 text");
+                    return Err(fault.hint("convert it, for instance with `iconv -t UTF-8`").into());
+                }
+                Err(error) => return Err(error).context("standard input cannot be read"),
             }
             match line.trim() {
                 "" => continue,
@@ -94,7 +101,8 @@ impl<'a> Chat<'a> {
 pub fn read_messages(path: &Path) -> anyhow::Result<Vec<Message>> {
     let fault = |what: String| UserFault::new(format!("{}: {what}", path.display()));
     let text = std::fs::read_to_string(path).map_err(|error| fault(error.to_string()))?;
-    let hint = "write a JSON list such as [{\"role\": \"user\", \"content\": \"Hello\"}]";
+    let hint = "write a JSON list such as [{\"role\": \"user\", \"content\": \"Hello\"}]; tool calls and parts of other kinds are \
+                not supported";
     let messages: Vec<Message> = serde_json::from_str(&text).map_err(|error| fault(error.to_string()).hint(hint))?;
     match messages.is_empty() {
         true => Err(fault("there are no messages".to_owned()).hint(hint).into()),

@@ -3,7 +3,7 @@
 use super::table::aligned;
 use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
-use crate::{Outcome, model_folder};
+use crate::{Outcome, model_folder, run_file};
 use burn::tensor::Device;
 use corpus::{Borders, Packing};
 use safetensors::Dtype;
@@ -27,10 +27,10 @@ pub struct Args {
     #[arg(long, value_name = "OUT.safetensors", requires = "tokens")]
     pub logits: Option<PathBuf>,
     /// The field of JSON Lines objects that holds the text.
-    #[arg(long, default_value = "text")]
+    #[arg(long, default_value = "text", conflicts_with = "tokens")]
     pub field: String,
     /// Tokens per row; without it, the model's longest.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "tokens")]
     pub sequence_length: Option<usize>,
     /// Answer as JSON.
     #[arg(long, conflicts_with = "tokens")]
@@ -42,17 +42,53 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     if args.sequence_length == Some(0) {
         return Err(UserFault::new("--sequence-length is 0, but must be at least 1").into());
     }
-    let generator = Generator::open(&model_folder::find(&args.folder)?, &Device::flex()).map_err(users)?;
+    let folder = model_folder::find(&args.folder)?;
+    let generator = Generator::open(&folder, &Device::flex()).map_err(users)?;
     match (&args.tokens, &args.logits) {
         (Some(tokens), Some(out)) => write_logits(&generator, tokens, out)?,
-        _ => measure(&generator, &args)?,
+        _ => measure(&generator, &args, &Reading::of(&folder)?)?,
     }
     Ok(Outcome::Done)
 }
 
-fn measure(generator: &Generator, args: &Args) -> anyhow::Result<()> {
+/// Whether a document sees those before it in its row.
+struct Reading {
+    borders: Borders,
+    /// The run file that says so; absent for a model of another origin.
+    run_file: Option<PathBuf>,
+}
+
+impl Reading {
+    /// As the run of the model validates, if there is one: its run file lies above `model/` or `checkpoints/STEP/`.
+    fn of(folder: &Path) -> Result<Self, UserFault> {
+        let folders =
+            folder.ancestors().take(3).map(|above| if above == Path::new("") { Path::new(".") } else { above });
+        let Some(run_file) = folders.map(|above| above.join("run.toml")).find(|file| file.is_file()) else {
+            return Ok(Self { borders: Borders::Joined, run_file: None });
+        };
+        let isolates = run_file::isolates_documents(&run_file).map_err(users)?;
+        Ok(Self { borders: if isolates { Borders::Isolated } else { Borders::Joined }, run_file: Some(run_file) })
+    }
+
+    fn name(&self) -> &'static str {
+        match self.borders {
+            Borders::Isolated => "isolated",
+            Borders::Joined => "joined",
+        }
+    }
+
+    /// For the terminal.
+    fn line(&self) -> String {
+        match &self.run_file {
+            Some(file) => format!("{} in a row, as in {}", self.name(), file.display()),
+            None => format!("{} in a row: there is no run.toml that says otherwise", self.name()),
+        }
+    }
+}
+
+fn measure(generator: &Generator, args: &Args, reading: &Reading) -> anyhow::Result<()> {
     let limit = generator.architecture().max_position_embeddings;
-    let packing = Packing { sequence_length: args.sequence_length.unwrap_or(limit), borders: Borders::Joined };
+    let packing = Packing { sequence_length: args.sequence_length.unwrap_or(limit), borders: reading.borders };
     let mut texts = Vec::new();
     for path in &args.texts {
         let documents = corpus::read_documents(std::slice::from_ref(path), &args.field).map_err(users)?;
@@ -69,11 +105,16 @@ fn measure(generator: &Generator, args: &Args) -> anyhow::Result<()> {
     let text = match &texts[..] {
         _ if args.json => {
             let texts = texts.iter().map(|(path, text)| Loss::of(Some(path.clone()), text)).collect();
-            let figures = Figures { sequence_length: packing.sequence_length, texts, all: Loss::of(None, &all) };
+            let figures = Figures {
+                sequence_length: packing.sequence_length,
+                documents: reading.name(),
+                texts,
+                all: Loss::of(None, &all),
+            };
             serde_json::to_string_pretty(&figures)? + "\n"
         }
-        [_] => page(&all),
-        _ => table(&texts, &all),
+        [_] => format!("{}borders        documents {}\n", page(&all), reading.line()),
+        _ => format!("{}documents {}\n", table(&texts, &all), reading.line()),
     };
     super::print(&text)?;
     Ok(())
@@ -83,6 +124,8 @@ fn measure(generator: &Generator, args: &Args) -> anyhow::Result<()> {
 #[derive(Serialize)]
 struct Figures {
     sequence_length: usize,
+    /// `isolated` or `joined`: whether a document sees those before it in its row.
+    documents: &'static str,
     texts: Vec<Loss>,
     all: Loss,
 }

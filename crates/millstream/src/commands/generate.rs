@@ -83,20 +83,21 @@ impl Drawing {
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     // Before the model is loaded: what is wrong with them is told at once.
     args.drawing.options(0, None)?;
+    let messages = args.messages.as_deref().map(chat::read_messages).transpose()?;
     let folder = model_folder::find(&args.folder)?;
     let generator = Generator::open(&folder, &Device::flex()).map_err(users)?;
     if args.chat {
         Chat::open(&generator, &folder)?.converse(&args.drawing, args.system.as_deref())?;
         return Ok(Outcome::Done);
     }
-    let prompt = match &args.messages {
+    let prompt = match &messages {
         None => Prompt {
             text: args.prompt.clone(),
             ids: generator.prompt_ids(&args.prompt).map_err(users)?,
             echo: args.prompt.clone(),
         },
-        Some(path) => {
-            let text = Chat::open(&generator, &folder)?.prompt(&chat::read_messages(path)?)?;
+        Some(messages) => {
+            let text = Chat::open(&generator, &folder)?.prompt(messages)?;
             let ids = generator.tokenizer().and_then(|tokenizer| Ok(tokenizer.encode(&text)?)).map_err(users)?;
             Prompt { text, ids, echo: String::new() }
         }

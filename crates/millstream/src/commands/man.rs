@@ -27,17 +27,22 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     std::fs::create_dir_all(&folder)
         .with_context(|| format!("the folder {} cannot be made", folder.display()))
         .map_err(users)?;
-    let commands = program.get_subcommands().cloned().map(|command| {
-        let name = format!("millstream-{}", command.get_name());
-        (name.clone(), command.display_name(name).version(env!("CARGO_PKG_VERSION")))
-    });
-    let pages: Vec<(String, Command)> =
-        std::iter::once(("millstream".to_owned(), program.clone())).chain(commands).collect();
+    let mut pages = Vec::new();
+    collect("millstream".to_owned(), &program, &mut pages);
     for (name, command) in &pages {
         write_whole(&folder.join(format!("{name}.1")), page(command)?).map_err(users)?;
     }
     super::print(&format!("{}: {} pages\n", folder.display(), pages.len()))?;
     Ok(Outcome::Done)
+}
+
+/// A command and, named after it, those within it.
+fn collect(name: String, command: &Command, pages: &mut Vec<(String, Command)>) {
+    let page = command.clone().display_name(name.clone()).version(env!("CARGO_PKG_VERSION"));
+    for inner in command.get_subcommands().filter(|inner| inner.get_name() != "help") {
+        collect(format!("{name}-{}", inner.get_name()), inner, pages);
+    }
+    pages.push((name, page));
 }
 
 /// In the language of manual pages.

@@ -12,6 +12,15 @@ use plan::{Batch, Description, Granularity, Software, Task, Trainer, emit, searc
 use schedule::Kind;
 use std::path::{Path, PathBuf};
 
+/// Rows of a step at most: each may be a microbatch that is played by itself. Published trainings have some 16,000.
+const ROWS_MAX: u64 = 1 << 16;
+/// Tokens of a row at most.
+const TOKENS_MAX: u64 = 1 << 22;
+/// Tokens of a microbatch at most: beyond, the bytes of its attention scores need more than 63 bits.
+const MICROBATCH_TOKENS_MAX: usize = 1 << 25;
+/// A degree at most: as many devices as any machine has.
+const DEGREE_MAX: u64 = 1 << 20;
+
 /// What to do, on what.
 #[derive(clap::Args)]
 pub struct Args {
@@ -22,10 +31,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE|PRESET")]
     machine: String,
     /// Rows (sequences) of a step over all replicas.
-    #[arg(long, value_name = "ROWS")]
+    #[arg(long, value_name = "ROWS", value_parser = super::size(0..=ROWS_MAX))]
     batch: usize,
     /// Tokens of a row.
-    #[arg(long, value_name = "TOKENS")]
+    #[arg(long, value_name = "TOKENS", value_parser = super::size(0..=TOKENS_MAX))]
     sequence: usize,
     /// Whose schedules, axes and conventions.
     #[arg(long, value_enum, default_value_t = TrainerName::Megatron)]
@@ -34,31 +43,31 @@ pub struct Args {
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     schedule: Vec<String>,
     /// Only this pipeline degree.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::size(1..=DEGREE_MAX))]
     pipeline: Option<usize>,
     /// Only so many replicas.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::size(1..=DEGREE_MAX))]
     data: Option<usize>,
     /// Only so many pieces of a sequence.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::size(1..=DEGREE_MAX))]
     context: Option<usize>,
     /// Only so many ranks that share the experts.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::size(1..=DEGREE_MAX))]
     expert: Option<usize>,
     /// Only so many pieces of a weight.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::size(1..=DEGREE_MAX))]
     tensor: Option<usize>,
     /// Only so many rows in a microbatch.
-    #[arg(long, value_name = "ROWS")]
+    #[arg(long, value_name = "ROWS", value_parser = super::size(1..=ROWS_MAX))]
     microbatch: Option<usize>,
     /// Only this recomputation.
     #[arg(long, value_enum)]
     recompute: Option<RecomputeName>,
-    /// Between what stages may be cut.
-    #[arg(long, value_enum, default_value_t = CutName::Layers)]
-    cut: CutName,
+    /// Between what stages may be cut; without it, layers.
+    #[arg(long, value_enum)]
+    cut: Option<CutName>,
     /// How many plans to show at most.
-    #[arg(long, value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::size(0..=1000))]
     best: usize,
     /// Print numbers as JSON instead of tables and a picture.
     #[arg(long)]
@@ -123,11 +132,20 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             return Err(UserFault::new(format!("--{name} is 0, but must be at least 1")).into());
         }
     }
+    if let Some(rows) = args.microbatch.filter(|rows| rows * args.sequence > MICROBATCH_TOKENS_MAX) {
+        let message = format!(
+            "--microbatch {rows} rows of --sequence {} tokens are {} tokens, but may be at most {MICROBATCH_TOKENS_MAX}",
+            args.sequence,
+            rows * args.sequence
+        );
+        return Err(UserFault::new(message).into());
+    }
     let (trainer, software) = match args.trainer {
         TrainerName::Megatron => (Trainer::Megatron, Software::megatron()),
         TrainerName::Torchtitan => (Trainer::Torchtitan, Software::torchtitan()),
         TrainerName::Any => (Trainer::Any, Software::megatron()),
         TrainerName::Millstream => {
+            args.check_local()?;
             let (page, plan_file) = local::answer(&args, &machine, &file)?;
             if let Some(path) = &args.out {
                 write_whole(path, &plan_file).map_err(users)?;
@@ -136,7 +154,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Done);
         }
     };
-    let granularity = match args.cut {
+    let granularity = match args.cut.unwrap_or(CutName::Layers) {
         CutName::Layers => Granularity::Layers,
         CutName::HalfLayers => Granularity::HalfLayers,
     };
@@ -144,6 +162,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let batch = Batch { rows: args.batch, tokens: args.sequence };
     let task = Task { model, machine, software, batch, granularity };
     let found = search(&task, &space, args.best).map_err(users)?;
+    if let (Some(path), Some(best)) = (&args.svg, found.best.first()) {
+        write_whole(path, simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;
+    }
+    if let (Some(path), Some(best)) = (&args.out, found.best.first()) {
+        write_whole(path, local::plan_file_of(&best.layout, &best.prediction, &args)).map_err(users)?;
+    }
     if let (Some(emit), Some(best)) = (args.emit, found.best.first()) {
         let text = match emit {
             EmitName::Megatron => emit::megatron(&task, best),
@@ -151,12 +175,6 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         };
         super::print(&text.map_err(UserFault::new)?)?;
         return Ok(Outcome::Done);
-    }
-    if let (Some(path), Some(best)) = (&args.svg, found.best.first()) {
-        write_whole(path, simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;
-    }
-    if let (Some(path), Some(best)) = (&args.out, found.best.first()) {
-        write_whole(path, local::plan_file_of(&best.layout, &best.prediction, &args)).map_err(users)?;
     }
     let answer = Answer::new(&task, &space, &found);
     if args.json {
@@ -170,6 +188,30 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         super::print(&answer.page(&found, args.width.into()))?;
     }
     Ok(Outcome::Done)
+}
+
+impl Args {
+    /// What only other trainers' plans have.
+    fn check_local(&self) -> Result<(), UserFault> {
+        let given = [
+            ("--json", self.json),
+            ("--svg", self.svg.is_some()),
+            ("--emit", self.emit.is_some()),
+            ("--recompute", self.recompute.is_some()),
+            ("--cut", self.cut.is_some()),
+            ("--data", self.data.is_some()),
+            ("--context", self.context.is_some()),
+            ("--expert", self.expert.is_some()),
+            ("--tensor", self.tensor.is_some()),
+        ];
+        let given: Vec<&str> = given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect();
+        match given.is_empty() {
+            true => Ok(()),
+            false => Err(UserFault::new(format!("--trainer millstream does not take {}", given.join(", "))).hint(
+                "leave it out: its plans have the pipeline axis only, and are shown as a table; --out writes the best",
+            )),
+        }
+    }
 }
 
 /// The description in a file.

@@ -1,6 +1,6 @@
 //! `millstream report`.
 
-use crate::fault::UserFault;
+use crate::fault::{UserFault, users};
 use crate::{Outcome, report};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -11,22 +11,16 @@ pub struct Args {
     /// Folder of a run; several are compared on one page.
     #[arg(required = true, value_name = "FOLDER")]
     folders: Vec<PathBuf>,
-    /// Where the page that compares several runs goes.
-    #[arg(long, value_name = "FILE", default_value = "comparison.html")]
-    out: PathBuf,
-    /// Whether to show the page in the browser afterwards.
-    #[arg(long, default_value = "no")]
-    open: Open,
+    /// Where the page that compares several runs goes; without it, to comparison.html. The page of one is in its folder.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Show the page in the browser afterwards.
+    #[arg(long)]
+    open: bool,
 }
 
 /// Runs that a comparison shows at most: twice as many as there are colours, the second half with dashes.
 const RUNS_MAX: usize = 16;
-
-#[derive(Clone, Copy, clap::ValueEnum)]
-enum Open {
-    Yes,
-    No,
-}
 
 /// Writes report.html and trace.json of a run from its files, or a page that compares several.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
@@ -38,21 +32,24 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         let message = format!("{} runs are more than one page can tell apart", args.folders.len());
         return Err(UserFault::new(message).hint(format!("compare at most {RUNS_MAX} at a time")).into());
     }
-    let page = match args.folders.as_slice() {
-        [folder] => report::write_report(folder)?,
-        folders => {
-            report::write_comparison(folders, &args.out)?;
-            args.out
+    let page = match (args.folders.as_slice(), args.out) {
+        ([folder], None) => report::write_report(folder).map_err(users)?,
+        ([folder], Some(_)) => {
+            let message = "--out is for the page that compares several runs, and there is one";
+            let hint = format!("leave it out: the page goes to {}", folder.join("report.html").display());
+            return Err(UserFault::new(message).hint(hint).into());
+        }
+        (folders, out) => {
+            let page = out.unwrap_or_else(|| PathBuf::from("comparison.html"));
+            report::write_comparison(folders, &page).map_err(users)?;
+            page
         }
     };
     super::print(&format!("{}\n", page.display()))?;
-    match args.open {
-        Open::No => {}
-        Open::Yes => {
-            let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
-            let child = Command::new(opener).arg(&page).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-            child.map_err(|error| anyhow::anyhow!("the page is written, but `{opener}` does not start: {error}"))?;
-        }
+    if args.open {
+        let opener = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
+        let child = Command::new(opener).arg(&page).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        child.map_err(|error| anyhow::anyhow!("the page is written, but `{opener}` does not start: {error}"))?;
     }
     Ok(Outcome::Done)
 }

@@ -4,7 +4,7 @@ use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::units::{bytes, count};
 use crate::{Outcome, model_folder};
-use corpus::{ChatTemplate, Documents, GenerationPrompt, Message, Tokenizer};
+use corpus::{ChatTemplate, Documents, GenerationPrompt, Message, Tokenizer, VOCAB_SIZE_MAX};
 use serde::Serialize;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -33,7 +33,7 @@ struct TrainArgs {
     /// Text files, JSON Lines, Parquet (also .gz and .zst), and folders of them; without any, the embedded text.
     texts: Vec<PathBuf>,
     /// Entries of the vocabulary: the end of text, the 256 bytes, and merges.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = super::size(0..=VOCAB_SIZE_MAX as u64))]
     vocab_size: usize,
     /// Folder to write tokenizer.json and tokenizer_config.json to.
     #[arg(long, value_name = "FOLDER")]
@@ -163,8 +163,8 @@ fn decode(args: &DecodeArgs) -> anyhow::Result<()> {
         let name = file.map_or("standard input".to_owned(), |file| file.display().to_string());
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let place = format!("{name}:{}", index + 1);
-            let ids = ids(line).map_err(|found| {
-                UserFault::new(format!("{place}: {found} is no token id"))
+            let ids = ids(line).map_err(|problem| {
+                UserFault::new(format!("{place}: {problem}"))
                     .hint("write numbers with blanks between them, a JSON list, or what `encode --json` writes")
             })?;
             let text = tokenizer.decode(&ids).map_err(|error| UserFault::new(format!("{place}: {error}")))?;
@@ -177,14 +177,30 @@ fn decode(args: &DecodeArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The ids of a line: numbers, a JSON list of them, or an object with such a list as `ids`.
+/// The ids of a line: numbers, a JSON list of them, or an object with such a list as `ids`. Else what is wrong.
 fn ids(line: &str) -> Result<Vec<u32>, String> {
     if line.trim_start().starts_with(['[', '{']) {
-        let value: serde_json::Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-        let list = value.get("ids").unwrap_or(&value);
-        return serde_json::from_value(list.clone()).map_err(|error| format!("{list}: {error}"));
+        let value: serde_json::Value =
+            serde_json::from_str(line).map_err(|error| format!("this is not valid JSON: {error}"))?;
+        let list = match &value {
+            serde_json::Value::Object(fields) => fields.get("ids").ok_or("this JSON object has no field `ids`")?,
+            list => list,
+        };
+        let items = list.as_array().ok_or_else(|| format!("`ids` is {}, but must be a list", shortened(list)))?;
+        let id = |item: &serde_json::Value| item.as_u64().and_then(|id| u32::try_from(id).ok());
+        return items
+            .iter()
+            .map(|item| id(item).ok_or_else(|| format!("{} is no token id", shortened(item))))
+            .collect();
     }
-    line.split_whitespace().map(|word| word.parse().map_err(|_no_number| format!("`{word}`"))).collect()
+    line.split_whitespace().map(|word| word.parse().map_err(|_no_number| format!("`{word}` is no token id"))).collect()
+}
+
+/// A value for a sentence.
+fn shortened(value: &serde_json::Value) -> String {
+    let text = value.to_string();
+    let start: String = text.chars().take(40).collect();
+    format!("`{start}`{}", if start.len() < text.len() { " and more" } else { "" })
 }
 
 /// Each file as text, or standard input.
@@ -301,11 +317,9 @@ fn compression(
 
 fn page(inspection: &Inspection, texts: &[PathBuf]) -> String {
     let Inspection { compression, special_tokens, .. } = inspection;
-    let show = |token: &Option<Token>| {
-        token.as_ref().map_or("none".to_owned(), |token| format!("{} {}", token.id, token.token))
-    };
-    let special: Vec<String> =
-        special_tokens.iter().take(12).map(|token| format!("{} {}", token.id, token.token)).collect();
+    let spelled = |token: &Token| format!("{} {}", token.id, super::visible_in_line(&token.token));
+    let show = |token: &Option<Token>| token.as_ref().map_or("none".to_owned(), spelled);
+    let special: Vec<String> = special_tokens.iter().take(12).map(spelled).collect();
     let more = match special_tokens.len().saturating_sub(special.len()) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -332,10 +346,11 @@ fn page(inspection: &Inspection, texts: &[PathBuf]) -> String {
         ),
         ("chat template", template),
     ];
-    let mut page: String = rows.into_iter().map(|(name, value)| format!("{name:<16}{value}\n")).collect();
+    let row = |(name, value): (&str, String)| format!("{name:<16}{}\n", super::visible_in_line(&value));
+    let mut page: String = rows.into_iter().map(row).collect();
     if let Some(Chat { example: Some(example), .. }) = &inspection.chat_template {
         page += "\n";
-        example.lines().for_each(|line| page += &format!("    {}\n", super::harmless(line)));
+        example.lines().for_each(|line| page += &format!("    {}\n", super::visible(line)));
     }
     page
 }

@@ -1,7 +1,7 @@
 //! The files of a run's folder that the report is made from.
 
 use super::{Metrics, Summary, Timelines};
-use anyhow::Context;
+use crate::fault::UserFault;
 use serde::de::DeserializeOwned;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -33,10 +33,11 @@ impl RunFiles {
     ///
     /// # Errors
     /// `run.toml` is missing, or a file cannot be read or is not what it should be.
-    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+    pub fn read(folder: &Path) -> Result<Self, UserFault> {
         let path = folder.join(RUN_FILE);
-        let run_file = text(&path)?
-            .with_context(|| format!("{} is not the folder of a run: it has no {RUN_FILE}", folder.display()))?;
+        let no_run =
+            || UserFault::new(format!("{} is not the folder of a run: it has no {RUN_FILE}", folder.display()));
+        let run_file = text(&path)?.ok_or_else(no_run)?;
         let metrics = text(&folder.join(METRICS))?.map(|lines| Metrics::parse(&lines)).unwrap_or_default();
         let timelines = json(&folder.join(TIMELINES))?;
         let summary = json(&folder.join(SUMMARY))?;
@@ -45,17 +46,23 @@ impl RunFiles {
 }
 
 /// The text of a file, `None` when there is none.
-fn text(path: &Path) -> anyhow::Result<Option<String>> {
+fn text(path: &Path) -> Result<Option<String>, UserFault> {
     match std::fs::read(path) {
         // A line cut in the middle of a character must not cost the lines before it.
         Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+        Err(error) => Err(UserFault::new(format!("{} cannot be read: {error}", path.display()))),
     }
 }
 
-fn json<T: DeserializeOwned>(path: &Path) -> anyhow::Result<Option<T>> {
+fn json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, UserFault> {
     let Some(text) = text(path)? else { return Ok(None) };
-    let value = serde_json::from_str(&text);
-    value.map(Some).with_context(|| format!("{} is not what a run writes (see docs/metrics.md)", path.display()))
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        let (line, column) = (error.line(), error.column());
+        let problem = error.to_string();
+        let problem = problem.split(" at line ").next().unwrap_or_default();
+        let fault = format!("{}:{line}:{column}: this is not what a run writes: {problem}", path.display());
+        UserFault::new(fault)
+            .hint("docs/metrics.md says what it holds; without the file, the page is made without its part")
+    })
 }

@@ -413,7 +413,7 @@ fn a_folder_without_a_run_is_refused() {
     fs::write(folder.path().join(RUN_FILE), "").unwrap();
     fs::write(folder.path().join("summary.json"), "{").unwrap();
     let error = write_report(folder.path()).unwrap_err().to_string();
-    assert!(error.contains("summary.json is not what a run writes"), "{error}");
+    assert!(error.contains("summary.json:1:1: this is not what a run writes: EOF while parsing an object"), "{error}");
 }
 
 #[test]

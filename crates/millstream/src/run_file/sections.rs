@@ -215,8 +215,15 @@ enum Decay {
     WarmupStableDecay,
 }
 
+/// Of AdamW, at the widths that are trained here.
+const USUAL_RATES: &str = "usually 3e-4 to 5e-3, or 1e-5 to 1e-4 to fine-tune a model";
+
 fn optimizer(section: &Reader, steps: Option<u64>) -> Option<OptimizerSettings> {
-    let peak = section.required("learning_rate", "the highest learning rate", number(NumberRange::Positive));
+    let what = format!("the highest learning rate, {USUAL_RATES}");
+    let peak = section.required("learning_rate", &what, |node: &Node| {
+        let wanted = format!("a number above 0, {USUAL_RATES}");
+        number(NumberRange::Positive)(node).map_err(|_not_positive| Wrong::new(node, wanted))
+    });
     let minimum = section.or("minimum_learning_rate", 0.0, number(NumberRange::NotNegative));
     let warmup_steps = section.or("warmup_steps", 0, whole(0));
     let decay =

@@ -312,7 +312,7 @@ const GOLDEN_FILES: &[(&str, &str)] = &[
   run.toml: `model.intermediate_size` is missing; it gives the width inside the MLP
   run.toml: `model.num_attention_heads` is missing; it gives the number of query heads
   run.toml: `model.num_hidden_layers` is missing; it gives the number of layers
-  run.toml: `optimizer.learning_rate` is missing; it gives the highest learning rate
+  run.toml: `optimizer.learning_rate` is missing; it gives the highest learning rate, usually 3e-4 to 5e-3, or 1e-5 to 1e-4 to fine-tune a model
   run.toml: `steps` is missing; it gives the number of optimizer steps
   run.toml: `tokenizer.vocab_size` is missing; it gives the entries of a tokenizer to train; or give `file` to load one"#,
     ),

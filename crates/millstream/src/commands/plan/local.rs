@@ -8,6 +8,10 @@ use plan::{LocalPlan, LocalTask, Machine, Prediction, Recompute, local_plans};
 use schedule::{Backward, Kind, Placement};
 use std::path::Path;
 
+/// Tokens of a row, and of a step: more than a machine computes in a day, and few enough to count operations in 64 bits.
+const TOKENS_MAX: usize = 1 << 17;
+const STEP_TOKENS_MAX: usize = 1 << 24;
+
 /// The best plans as a page, and the best as a plan file.
 pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, String), UserFault> {
     if machine.n_devices() != 1 {
@@ -17,6 +21,15 @@ pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, S
     }
     let text = std::fs::read_to_string(model).map_err(users)?;
     let architecture = architecture::from_config_json(&text).map_err(users)?;
+    for (name, found, most) in [
+        ("--sequence", args.sequence, TOKENS_MAX),
+        ("--batch times --sequence", args.batch * args.sequence, STEP_TOKENS_MAX),
+    ] {
+        if found > most {
+            let message = format!("{name} is {found} tokens, but for --trainer millstream may be at most {most}");
+            return Err(UserFault::new(message));
+        }
+    }
     let device = &machine.nodes[0].device;
     let task = LocalTask {
         architecture: &architecture,
