@@ -2,7 +2,7 @@
 //!
 //! `GET /metrics` from a scraper every few seconds is all that is expected. A client that is slow, talks too long or asks for
 //! something else is turned away, and keeps nobody waiting: each has a thread for as long as it takes, at most
-//! [`PATIENCE`], and when there are [`CLIENTS_MAX`], the one that has been there longest has to go. Does not know about runs.
+//! 2 s, and when there are sixteen, the one that has been there longest has to go. Does not know about runs.
 
 mod exposition;
 mod request;
