@@ -3,6 +3,9 @@
 use crate::error::Problem;
 use crate::{Architecture, ArchitectureError, Biases, Family, Positions, Rope, RopeScaling, Windows};
 
+/// Layers that a model may have. More is a slip or a damaged file, and a list of them need not fit memory.
+pub const LAYERS_MOST: usize = 1 << 13;
+
 /// One thing that must hold.
 pub(crate) struct Rule {
     /// Every field it reads, the one to blame first; named as most families have them.
@@ -103,9 +106,10 @@ impl Architecture {
         ];
         if let Some(sliding) = &self.sliding {
             rules.push(positive(&["sliding_window"], sliding.window));
+            // A count beyond the limit is refused by itself, and makes no list.
             let (n, layers) = (sliding.layers.len(), self.num_hidden_layers);
             let wanted = format!("there must be one for each of the {layers} layers");
-            rules.push(rule(&["layer_types", "num_hidden_layers"], n == layers, n, &wanted));
+            rules.push(rule(&["layer_types", "num_hidden_layers"], n == layers.min(LAYERS_MOST), n, &wanted));
             let allowed = match family.windows() {
                 Windows::Never => false,
                 Windows::AllLayers => sliding.layers.iter().all(|slides| *slides),
@@ -141,7 +145,6 @@ impl Architecture {
     /// What a slip or a damaged file exceeds and no model does. Up to here, counts of parameters and operations fit 64
     /// bits, and lists of layers fit memory.
     fn limits(&self) -> Vec<Rule> {
-        const LAYERS_MOST: usize = 1 << 13;
         const PARAMETERS_MOST: f64 = 1e13;
         let sizes: [(&[&str], usize); 8] = [
             (&["hidden_size"], self.hidden_size),

@@ -6,7 +6,7 @@ mod rope;
 mod sliding;
 
 use crate::error::Problem;
-use crate::{Architecture, ArchitectureError, Biases, Family};
+use crate::{Architecture, ArchitectureError, Biases, Family, LAYERS_MOST};
 use defaults::Defaults;
 use reader::{Reader, problem, whole_or_float};
 use serde_json::{Map, Value, json};
@@ -170,7 +170,7 @@ fn architecture(reader: &mut Reader, family: Family) -> Architecture {
         max_position_embeddings,
         norm_eps: reader.number(name("rms_norm_eps"), defaults.norm_eps),
         positions: rope::read(reader, family, max_position_embeddings),
-        sliding: sliding::read(reader, family, &defaults, num_hidden_layers),
+        sliding: sliding::read(reader, family, &defaults, num_hidden_layers.min(LAYERS_MOST)),
         query_pre_attn_scalar,
         attention_bias,
         mlp_bias,

@@ -18,6 +18,7 @@ mod weights;
 pub use architecture::{Architecture, Sliding};
 pub use block::{Block, Role, Weight};
 pub use carry::{Carry, CarryTensor, Element, State, StateTensor};
+pub use check::LAYERS_MOST;
 pub use config::{from_config_json, to_config_json};
 pub use cost::{AttentionFlops, BlockCost};
 pub use error::{ArchitectureError, Problem};

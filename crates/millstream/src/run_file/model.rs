@@ -178,7 +178,7 @@ fn sliding(section: &Reader, family: Option<Family>, n_layers: Option<usize>) ->
     }
     match (window, types) {
         (Some(window), types) => {
-            let layers = types.unwrap_or_else(|| vec![true; n_layers]);
+            let layers = types.unwrap_or_else(|| vec![true; n_layers.min(architecture::LAYERS_MOST)]);
             Some(layers.contains(&true).then_some(Sliding { window, layers }))
         }
         (None, Some(types)) if types.contains(&true) => {
