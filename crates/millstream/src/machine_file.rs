@@ -127,8 +127,11 @@ fn device(section: &Reader, preset: Option<DevicePreset>) -> Option<Device> {
     let peak_of = |precision: fn(&Peak) -> f64| base.as_ref().map(|device| precision(&device.peak) / 1e12);
     let name = section.or("name", base.as_ref().map_or("device".to_owned(), |device| device.name.clone()), text);
     let f32 = of("f32_tflops", "32-bit products a second, in tera-operations; or name a `preset`", peak_of(|p| p.f32));
-    let bf16 = section.or("bf16_tflops", peak_of(|p| p.bf16).unwrap_or(0.0), number(NumberRange::NotNegative));
-    let fp8 = section.or("fp8_tflops", peak_of(|p| p.fp8).unwrap_or(0.0), number(NumberRange::NotNegative));
+    // Without the key a device has no such units, which plans say; 0 would say the same in a way that looks like a rate.
+    let narrow = |key, precision: fn(&Peak) -> f64| {
+        section.optional(key, positive()).map(|given| given.or(peak_of(precision)).unwrap_or(0.0))
+    };
+    let (bf16, fp8) = (narrow("bf16_tflops", |p| p.bf16), narrow("fp8_tflops", |p| p.fp8));
     let gib = f64::from(1 << 30);
     let memory_gib = of("memory_gib", "its memory", base.as_ref().map(|device| device.memory_bytes as f64 / gib));
     let reserved = base.as_ref().map_or(0.0, |device| device.reserved_bytes as f64 / gib);
@@ -151,7 +154,7 @@ fn device(section: &Reader, preset: Option<DevicePreset>) -> Option<Device> {
     ];
     let mut is_read = true;
     for (key, share) in shares {
-        match section.or(key, *share, positive()) {
+        match section.or(key, *share, number(NumberRange::Share)) {
             Some(found) => *share = found,
             None => is_read = false,
         }
@@ -176,7 +179,7 @@ fn fabric(section: &Reader, preset: Option<DevicePreset>) -> Option<Fabric> {
     // Within one memory nothing is slower than copying.
     let bandwidth = base.as_ref().map_or(100.0, |fabric| fabric.bytes_per_s / 1e9);
     let bandwidth = section.or("gbytes_per_s", bandwidth, number(NumberRange::Positive));
-    let share = section.or("efficiency", 0.8, number(NumberRange::Positive));
+    let share = section.or("efficiency", 0.8, number(NumberRange::Share));
     let latency_us = section.or("latency_us", 5.0, number(NumberRange::NotNegative));
     Some(Fabric::uniform(bandwidth? * 1e9, share?, latency_us? * 1e-6))
 }
@@ -267,6 +270,8 @@ mod tests {
     fn what_is_wrong_is_told() {
         read("here", VALID).expect("a machine");
         let without_nics = VALID.replace("[[nodes.nics]]\nkind = \"infiniband\"\ncount = 8\n", "");
+        // What was measured between nodes needs no cards.
+        read("here", &without_nics).expect("a machine");
         for (text, wanted) in [
             (String::new(), "`nodes` is missing"),
             (VALID.replace("a100", "a1000"), "did you mean \"a100\"?"),
@@ -278,7 +283,11 @@ mod tests {
             (VALID.replace("[21, 0]", "[0, 0]"), "the bandwidth from node 1 to node 0 is 0"),
             (VALID.replace("[[0, 20], [21, 0]]", "[[0, 20]]"), "1 rows, but there are 2 nodes"),
             (VALID.replace("infiniband", "token ring"), "\"infiniband\" or \"roce\" or \"ethernet\""),
-            (without_nics, "do not reach each other"),
+            (without_nics.replace("pairs_gbytes_per_s = [[0, 20], [21, 0]]\n", ""), "do not reach each other"),
+            (VALID.replace("memory_gib = 40", "product_efficiency = 1.01"), "a number above 0 and at most 1"),
+            (VALID.replace("memory_gib = 40", "memory_efficiency = 0"), "a number above 0 and at most 1"),
+            (VALID.replace("gbytes_per_s = 300", "efficiency = 2"), "a number above 0 and at most 1"),
+            (VALID.replace("memory_gib = 40", "bf16_tflops = 0"), "a number above 0"),
         ] {
             let problems = read("here", &text).expect_err(wanted);
             let told: Vec<String> = problems.iter().map(ToString::to_string).collect();

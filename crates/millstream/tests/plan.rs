@@ -49,7 +49,7 @@ fn answers() {
     assert!(options.contains("--pipeline-model-parallel-size 4\n--micro-batch-size "), "{options}");
     let layout = options.split("--pipeline-model-parallel-layout '").nth(1).unwrap().split('\'').next().unwrap();
     assert!(layout.starts_with('E') && layout.ends_with('L') && layout.matches('|').count() % 4 == 3, "{layout}");
-    let toml = place.succeed(&plan(&["--machine", "a100:1x4", "--trainer", "torchtitan", "--emit", "torchtitan"]));
+    let toml = place.succeed(&plan(&["--machine", "a100:1x4", "--emit", "torchtitan"]));
     assert!(toml.contains("pipeline_parallel_degree = "), "{toml}");
 }
 
@@ -107,7 +107,16 @@ fn refusals() {
     for (arguments, wanted) in [
         (plan(&["--machine", "b100:8"]), "give a file, or a preset with counts such as a100:4x8"),
         (plan(&["--machine", "empty.toml"]), "`nodes` is missing"),
-        (plan(&["--machine", "a100:1x4", "--tensor", "3"]), "no arrangement of 4 devices"),
+        (
+            plan(&["--machine", "a100:1x4", "--tensor", "3"]),
+            "tensor 3 does not divide the 4 devices of a100:1x4; use one of 1, 2, 4",
+        ),
+        (plan(&["--machine", "a100:1x24", "--data", "3"]), "no arrangement of 24 devices with data 3"),
+        (plan(&["--machine", "a100:1x24", "--data", "3"]), "32 rows do not divide over 3 replicas"),
+        (
+            plan(&["--machine", "a100:1x4", "--trainer", "torchtitan", "--emit", "megatron"]),
+            "--emit megatron needs a plan for it, not --trainer torchtitan",
+        ),
         (plan(&["--machine", "a100:1x4", "--schedule", "zb-v"]), "this trainer has 1f1b, interleaved"),
         (
             vec!["plan", "--model", "mamba.json", "--machine", "a100:4", "--batch", "1", "--sequence", "8"],

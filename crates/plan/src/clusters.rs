@@ -67,14 +67,15 @@ impl Machine {
         crossings
     }
 
-    /// What gradients of `degrees` are summed over, on the worst stage; `None` where there are no replicas.
+    /// What gradients of `degrees` are summed over, on the worst stage; `None` where there are no replicas or the kind of card
+    /// is not known.
     pub fn data_network(&self, degrees: Degrees) -> Option<NicKind> {
         let replicas = degrees.data * degrees.context;
         let reaches = (0..degrees.pipeline)
             .filter(|_| replicas > 1)
             .map(|stage| self.path(stage * degrees.per_stage(), replicas, degrees.tensor).reach);
         match reaches.max() {
-            Some(Reach::Network(kind)) => Some(kind),
+            Some(Reach::Network(kind)) => kind,
             _ => None,
         }
     }

@@ -1,6 +1,6 @@
 //! What can keep a plan from being made.
 
-use crate::Degrees;
+use crate::{Degrees, Fixed};
 use architecture::Problem;
 use schedule::ScheduleError;
 use simulate::SimulateError;
@@ -28,12 +28,31 @@ pub enum PlanError {
     },
     /// Devices that cannot be arranged.
     #[error(
-        "no arrangement of {devices} devices divides the model, the batch and the sequence; use another batch, or fix fewer \
-         degrees"
+        "no arrangement of {devices} devices{fixed} divides the model, the batch and the sequence{}; use another batch, or \
+         fix fewer degrees",
+        .tried.as_ref().map(|tried| format!(" (the last one tried: {tried})")).unwrap_or_default()
     )]
     NoLayout {
         /// How many there are.
         devices: usize,
+        /// Degrees that were fixed.
+        fixed: Fixed,
+        /// Why one that was tried is none.
+        tried: Option<Box<PlanError>>,
+    },
+    /// A fixed degree that does not divide the devices.
+    #[error("{axis} {degree} does not divide the {devices} devices of {machine}; use one of {}", words(.choices))]
+    FixedDegree {
+        /// Along which axis.
+        axis: &'static str,
+        /// What was fixed.
+        degree: usize,
+        /// How many there are.
+        devices: usize,
+        /// Of which machine.
+        machine: String,
+        /// What divides them.
+        choices: Vec<usize>,
     },
     /// A schedule that does not exist for these stages.
     #[error(transparent)]
@@ -45,6 +64,10 @@ pub enum PlanError {
 
 fn listed(problems: &[Problem]) -> String {
     problems.iter().map(|problem| format!("\n  {problem}")).collect()
+}
+
+fn words(numbers: &[usize]) -> String {
+    numbers.iter().map(usize::to_string).collect::<Vec<String>>().join(", ")
 }
 
 fn lines(problems: &[String]) -> String {

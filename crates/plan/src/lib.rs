@@ -4,6 +4,7 @@
 //! wherever there are some. Does not know about tensors, clocks or devices.
 
 mod balance;
+mod choice;
 mod clusters;
 mod cost;
 mod degrees;
@@ -26,6 +27,7 @@ mod tensor_layout;
 mod work;
 
 pub use balance::{balance, partition, partition_by};
+pub use choice::{Choice, Chosen};
 pub use clusters::{Crossings, layer_shares};
 pub use cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
 pub use degrees::{Batch, Degrees};

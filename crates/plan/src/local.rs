@@ -1,11 +1,12 @@
 //! Plans for this program's own trainer: ranks of one process that share a machine's cores and memory.
 
 use crate::balance::partition;
+use crate::choice::{Choice, Chosen};
 use crate::cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
 use architecture::Architecture;
 use mesh::{Cores, Grid, Rank, StageMap};
-use schedule::{Backward, Kind, Placement, Spec, generate_for};
-use simulate::{Costs, Timeline, bubbles, idle_fraction, simulate};
+use schedule::{Backward, Kind, Placement, Schedule, Spec};
+use simulate::{Category, Costs, Timeline, bubbles, idle_fraction, simulate};
 
 /// What is to be done, on which cores.
 #[derive(Clone, Debug)]
@@ -107,10 +108,38 @@ fn local_plan(
     let stages = stage_costs(task.architecture, &cut, shape, &vec![recompute; n_stages], None, per_permit);
     let grids = ranks.iter().map(|&rank| Grid::single(Rank(rank))).collect();
     let route = StageMap::new(grids).ok()?.route();
-    let times = pass_times(&route, &stages);
-    let schedule = generate_for(spec, &route, microbatches, &[], &times).ok()?;
+    let sum = |list: &[(Category, u64)]| list.iter().map(|(_, bytes)| bytes).sum::<u64>();
+    let beside: u64 = stages.iter().map(|stage| sum(&stage.resident) + sum(&stage.backward_scratch)).sum();
+    let mut times = pass_times(&route, &stages);
+    // Ranks share the memory; schedules that ask for a limit get an equal part of what is left for activations.
+    times.memory_limit = match spec.kind {
+        Kind::ZbAuto | Kind::ZbV => {
+            let room = task.memory_bytes.saturating_sub(beside) as f64 / n_ranks as f64;
+            let wanted = 2.0 * n_ranks as f64 * times.activation.iter().copied().fold(0.0, f64::max);
+            (room < wanted).then_some(room)
+        }
+        _ => None,
+    };
     let costs = Costs { stages, cores: vec![Cores::shared(n_ranks, task.cores)], ..Costs::default() };
-    let timeline = simulate(&schedule, &costs).ok()?;
+    let above = |_: &Schedule, timeline: &Timeline| {
+        let peak: u64 = (0..n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).sum();
+        peak.saturating_sub(task.memory_bytes) as f64 / n_ranks as f64
+    };
+    let choice = Choice {
+        spec,
+        route: &route,
+        n_microbatches: microbatches,
+        tied: &[],
+        times,
+        costs: &costs,
+        finish: &Ok,
+        above: &above,
+    };
+    let Chosen { schedule, timeline } = choice.best().ok()?;
+    let timeline = match timeline {
+        Some(timeline) => timeline,
+        None => simulate(&schedule, &costs).ok()?,
+    };
     Some(LocalPlan {
         sizes: cut.stages().iter().map(|blocks| blocks.len()).collect(),
         n_ranks,

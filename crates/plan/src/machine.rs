@@ -223,6 +223,18 @@ impl Machine {
                     );
                 }
             }
+            let shares = [
+                ("product efficiency", efficiency.product),
+                ("grouped efficiency", efficiency.grouped),
+                ("attention efficiency", efficiency.attention),
+                ("attention's backward efficiency", efficiency.attention_backward),
+                ("memory efficiency", efficiency.memory),
+                ("loss efficiency", efficiency.loss),
+            ];
+            for (what, found) in shares.into_iter().filter(|(_, share)| *share > 1.0) {
+                let what = format!("the {what} of {}", group.name);
+                refuse(what, found.to_string(), "nothing is faster than its peak: it must be at most 1");
+            }
             if *memory_bytes <= group.device.reserved_bytes {
                 let wanted = format!("{} bytes of it are reserved", group.device.reserved_bytes);
                 refuse(format!("the memory of {}", group.name), memory_bytes.to_string(), &wanted);

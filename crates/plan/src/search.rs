@@ -81,7 +81,8 @@ const NEAR: f64 = 1.05;
 /// When the machine cannot be planned for, or no layout of the space divides the model, the batch and the devices.
 pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanError> {
     task.machine.check()?;
-    let layouts = space.layouts(task);
+    space.check_fixed(task)?;
+    let (layouts, refusal) = space.layouts(task);
     let mut run = Run {
         task,
         best: Vec::new(),
@@ -92,7 +93,7 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
         n_simulated: 0,
     };
     let mut waiting = BinaryHeap::new();
-    let mut why: Option<PlanError> = None;
+    let mut why: Option<PlanError> = refusal;
     let mut n_layouts = 0;
     // Coarse first: what no schedule undercuts.
     let mut coarse: Vec<(f64, usize)> = Vec::with_capacity(layouts.len());
@@ -134,8 +135,10 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
     run.simulate(&mut waiting, f64::INFINITY);
     let is_empty = run.best.is_empty() && run.nearest.is_none();
     match why {
-        Some(error) if is_empty => Err(error),
-        _ if is_empty => Err(PlanError::NoLayout { devices: task.machine.n_devices() }),
+        tried if is_empty => {
+            let (devices, fixed) = (task.machine.n_devices(), space.fixed);
+            Err(PlanError::NoLayout { devices, fixed, tried: tried.map(Box::new) })
+        }
         _ => {
             run.play_in_full();
             Ok(run.finish(n_layouts))

@@ -85,6 +85,8 @@ pub struct Prediction {
     pub optimizer_s: f64,
     /// Share of the passes in which ranks do nothing, in [0, 1).
     pub bubble: f64,
+    /// The part of `bubble` in which ranks move messages between stages, or wait for those that are on their way.
+    pub message_share: f64,
     /// Share of the passes in which ranks of the tensor, context and expert axes wait for each other's bytes, on the
     /// busiest rank.
     pub collective_share: f64,
@@ -124,8 +126,8 @@ pub struct Traffic {
 pub enum Over {
     /// Within a node.
     Node,
-    /// Over network cards of this kind.
-    Network(NicKind),
+    /// Between nodes, over network cards of this kind where that is known.
+    Network(Option<NicKind>),
 }
 
 impl Over {

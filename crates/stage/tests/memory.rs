@@ -15,6 +15,7 @@ use schedule::{
 };
 use simulate::{Category, Costs, MemorySample, Timeline, simulate};
 use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Source, Step, Update};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ fn rows(case: &Case, seed: usize) -> Rows {
 }
 
 /// Who has the head and works on it when.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum Head {
     Whole,
     Sharded(Vocabulary),
@@ -121,6 +122,8 @@ impl Running {
         let stage_map = StageMap::new(grids.collect()).unwrap();
         let n_ranks = stage_map.n_ranks();
         let cores = vec![Cores { ranks: (0..n_ranks).map(Rank).collect(), permits: 2, threads: 1 }];
+        // Parameters by name, as they are asked for: a matrix tied over two stages is one.
+        let mut built: BTreeMap<String, usize> = BTreeMap::new();
         let pipeline = Pipeline::start(
             &PipelineSpec {
                 architecture: architecture.clone(),
@@ -133,6 +136,7 @@ impl Running {
                 deadline: Duration::from_secs(60),
             },
             |weight, source| {
+                built.insert(weight.name.clone(), weight.n_elements());
                 Ok::<_, Infallible>(match source {
                     Source::Value => model::draw(&architecture, weight, 3),
                     _ => vec![0.0; weight.n_elements()],
@@ -140,6 +144,10 @@ impl Running {
             },
         )
         .unwrap();
+        if head == Head::Whole {
+            let described = plan::Description::of(&architecture).n_parameters();
+            assert_eq!(described, built.values().sum::<usize>() as u64, "{:?}", architecture.family);
+        }
         Self { case, recompute, head, route: stage_map.route(), cores, pipeline, n_played: 0 }
     }
 

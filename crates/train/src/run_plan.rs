@@ -76,21 +76,39 @@ impl RunPlan {
         // From arithmetic and not from measurement, so that a run can be played again with the same bits.
         let per_flop = plan::stage_costs(architecture, &spec.partition, shape, &spec.recompute, shards, 1.0);
         let times = plan::pass_times(&route, &per_flop);
-        let compute = schedule::generate_for(pipeline.schedule, &route, settings.batch.microbatches, &tied, &times)?;
-        let compute = match pipeline.vocabulary {
-            Some(vocabulary) => schedule::with_vocabulary(&compute, vocabulary, &times)?,
-            None => compute,
+        let of_shards = |flops_per_s: f64| {
+            shards.map(|shards| plan::shard_costs(architecture, shape, shards, flops_per_s)).unwrap_or_default()
         };
-        let compute = match pipeline.post_validation {
-            Some(_) => schedule::with_post_validation(&compute),
-            None => compute,
+        // Cores count where the run file says how many: with those of the machine the lists, and with them the order in
+        // which gradients are added, would depend on where the run is.
+        let cores = pipeline.cores.map(|n_cores| Cores::shared(spec.stage_map.n_ranks(), n_cores));
+        let arithmetic =
+            Costs { stages: per_flop, shards: of_shards(1.0), cores: cores.into_iter().collect(), ..Costs::default() };
+        let finish = |compute: schedule::Schedule| {
+            let compute = match pipeline.vocabulary {
+                Some(vocabulary) => schedule::with_vocabulary(&compute, vocabulary, &times)?,
+                None => compute,
+            };
+            Ok(match pipeline.post_validation {
+                Some(_) => schedule::with_post_validation(&compute),
+                None => compute,
+            })
         };
+        let choice = plan::Choice {
+            spec: pipeline.schedule,
+            route: &route,
+            n_microbatches: settings.batch.microbatches,
+            tied: &tied,
+            times: times.clone(),
+            costs: &arithmetic,
+            finish: &finish,
+            above: &|_, _| 0.0,
+        };
+        let compute = choice.best()?.schedule;
         let schedule = schedule::with_transfers(&compute);
         // A rate so high that predicted times vanish: only the bytes are used until times are measured.
         let stages = plan::stage_costs(architecture, &spec.partition, shape, &spec.recompute, shards, f64::MAX);
-        let of_shards = |shards| plan::shard_costs(architecture, shape, shards, f64::MAX);
-        let shards = shards.map(of_shards).unwrap_or_default();
-        let costs = Costs { stages, shards, cores: spec.cores.clone(), ..Costs::default() };
+        let costs = Costs { stages, shards: of_shards(f64::MAX), cores: spec.cores.clone(), ..Costs::default() };
         let predicted = predict(&schedule, &costs);
         Ok(Self { spec, schedule, costs, calibrated_gflops: None, predicted })
     }

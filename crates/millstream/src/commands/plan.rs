@@ -8,6 +8,7 @@ use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::{Outcome, machine_file};
 use answer::Answer;
+use clap::ValueEnum;
 use plan::{Batch, Description, Granularity, Software, Task, Trainer, emit, search};
 use schedule::Kind;
 use std::path::{Path, PathBuf};
@@ -36,9 +37,9 @@ pub struct Args {
     /// Tokens of a row.
     #[arg(long, value_name = "TOKENS", value_parser = super::size(0..=TOKENS_MAX))]
     sequence: usize,
-    /// Whose schedules, axes and conventions.
-    #[arg(long, value_enum, default_value_t = TrainerName::Megatron)]
-    trainer: TrainerName,
+    /// Whose schedules, axes and conventions; that of --emit, or megatron, when it is not said.
+    #[arg(long, value_enum)]
+    trainer: Option<TrainerName>,
     /// Only these schedules (names as `millstream schedules` lists them, separated by commas).
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     schedule: Vec<String>,
@@ -140,7 +141,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         );
         return Err(UserFault::new(message).into());
     }
-    let (trainer, software) = match args.trainer {
+    let (trainer, software) = match trainer(&args)? {
         TrainerName::Megatron => (Trainer::Megatron, Software::megatron()),
         TrainerName::Torchtitan => (Trainer::Torchtitan, Software::torchtitan()),
         TrainerName::Any => (Trainer::Any, Software::megatron()),
@@ -211,6 +212,24 @@ impl Args {
                 "leave it out: its plans have the pipeline axis only, and are shown as a table; --out writes the best",
             )),
         }
+    }
+}
+
+/// The trainer that is planned for. Options of one trainer say nothing about a plan with the conventions of another.
+fn trainer(args: &Args) -> Result<TrainerName, UserFault> {
+    let emitted = args.emit.map(|emit| match emit {
+        EmitName::Megatron => TrainerName::Megatron,
+        EmitName::Torchtitan => TrainerName::Torchtitan,
+    });
+    match (args.trainer, emitted) {
+        (Some(trainer), Some(emitted)) if trainer != emitted => {
+            let name = |trainer: TrainerName| {
+                trainer.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+            };
+            let fault = format!("--emit {} needs a plan for it, not --trainer {}", name(emitted), name(trainer));
+            Err(UserFault::new(fault).hint("leave --trainer out, or --emit"))
+        }
+        (trainer, emitted) => Ok(trainer.or(emitted).unwrap_or(TrainerName::Megatron)),
     }
 }
 

@@ -1,33 +1,14 @@
-//! Published schedules under all that a simulation is told: those that choose between orders are played before they are
-//! taken, because their generators know neither single links nor what memory holds beside activations.
+//! Published schedules under all that a simulation is told.
 
-use super::setting::Planned;
 use super::{MemoryLimit, Setting, Simulation, VocabularyMode};
 use mesh::{Rank, StageMap};
-use schedule::{Backward, Kind, Schedule, ScheduleError, Spec};
-
-/// How often a schedule is made again for less memory when more than activations did not fit.
-const MOST_TRIES: usize = 16;
-/// The least that a try gives back, in microbatches: a stage's activations of one are rarely a smaller part of a rank's.
-const LEAST_STEP: f64 = 0.125;
-/// What is faster by less is not faster.
-const ROUNDING: f64 = 1e-9;
-
-/// A simulation as it was played.
-struct Played {
-    simulation: Simulation,
-    /// By how much the fullest rank is above the memory limit, in its unit.
-    above: f64,
-    makespan_s: f64,
-}
+use plan::Choice;
+use schedule::{Kind, Schedule, ScheduleError, Spec};
+use simulate::Timeline;
 
 impl Setting {
-    /// The simulation of a published schedule.
-    ///
-    /// `zb-auto` is the fastest, played under all costs, of what its generator makes, 1F1B with split backward under the
-    /// same limit, and that as published where it keeps to the limit. When a limit in bytes is not kept, because
-    /// messages and shards of the vocabulary take room too, `zb-auto` and `zb-v` are made again for less; if none of
-    /// [`MOST_TRIES`] keeps to it, the one that is least above.
+    /// The simulation of a published schedule; those that choose between orders do as [`Choice::best`] says, under the
+    /// simulation's memory limit.
     ///
     /// # Errors
     /// When the schedule is not made for these numbers, or not for this treatment of the vocabulary.
@@ -41,72 +22,31 @@ impl Setting {
         // The vocabulary's passes will add a microbatch for each barrier, and there is no schedule with less than one.
         let n_added = vocabulary.n_barriers() as f64;
         planned.times.memory_limit = planned.times.memory_limit.map(|limit| (limit - n_added).max(limit.min(1.0)));
-        if !matches!(kind, Kind::ZbAuto | Kind::ZbV) {
-            let spec = Spec { kind, backward: self.backward };
-            let schedule = self.generated(spec, &stage_map, &planned)?;
-            return self.with_vocabulary(schedule, vocabulary, stage_map, planned);
-        }
-        let mut best: Option<Played> = None;
-        for _ in 0..MOST_TRIES {
-            let candidates = match self.candidates(kind, &stage_map, &planned) {
-                Ok(candidates) => candidates,
-                // Less than one microbatch is left: the others were above the limit, and the best of them says so.
-                Err(_) if best.is_some() => break,
-                Err(error) => return Err(error),
-            };
-            for candidate in candidates {
-                let simulation = self.with_vocabulary(candidate, vocabulary, stage_map.clone(), planned.clone())?;
-                let Some(played) = self.played(simulation.clone()) else { return Ok(simulation) };
-                best = Some(match best {
-                    Some(best) if !played.is_better_than(&best) => best,
-                    _ => played,
-                });
-            }
-            let above = best.as_ref().map_or(0.0, |best| best.above);
-            match (&mut planned.times.memory_limit, self.memory_limit) {
-                (Some(limit), Some(MemoryLimit::Bytes(_))) if above > 0.0 => {
-                    *limit -= (above / self.microbatch_bytes()).max(LEAST_STEP);
-                }
-                _ => break,
-            }
-        }
-        Ok(best.expect("invariant: the first try made one or returned").simulation)
+        let route = stage_map.route();
+        let costs = self.costs(vocabulary, &planned);
+        let simulation_of = |schedule: Schedule| self.simulation_from(schedule, &stage_map, &costs, &planned);
+        let choice = Choice {
+            spec: Spec { kind, backward: self.backward },
+            route: &route,
+            n_microbatches: self.n_microbatches,
+            tied: &[],
+            times: planned.times.clone(),
+            costs: &costs,
+            finish: &|schedule| self.with_vocabulary(schedule, vocabulary, &planned),
+            above: &|schedule, timeline| self.above(&simulation_of(schedule.clone()), timeline),
+        };
+        Ok(simulation_of(choice.best()?.schedule))
     }
 
-    fn generated(&self, spec: Spec, stage_map: &StageMap, planned: &Planned) -> Result<Schedule, ScheduleError> {
-        schedule::generate_for(spec, &stage_map.route(), self.n_microbatches, &[], &planned.times)
-    }
-
-    /// What `kind` is chosen from; of equals the first.
-    fn candidates(&self, kind: Kind, stage_map: &StageMap, planned: &Planned) -> Result<Vec<Schedule>, ScheduleError> {
-        let made = self.generated(Spec { kind, backward: self.backward }, stage_map, planned)?;
-        if kind != Kind::ZbAuto {
-            return Ok(vec![made]);
-        }
-        let within = schedule::one_f_one_b_within(&stage_map.route(), self.n_microbatches, &[], &planned.times)?;
-        let published = Spec { kind: Kind::OneFOneB, backward: Backward::Split };
-        let published = self.generated(published, stage_map, planned)?;
-        // A reader sees whose order it is.
-        let name = format!("{} (the order of 1F1B)", made.name);
-        let renamed = |schedule| Schedule { name: name.clone(), ..schedule };
-        Ok(vec![made, renamed(within), renamed(published)])
-    }
-
-    /// `None` when the costs cannot be played.
-    fn played(&self, simulation: Simulation) -> Option<Played> {
-        let timeline = simulate::simulate(&simulation.schedule, &simulation.costs).ok()?;
+    /// By how much the fullest rank is above the memory limit, in microbatches.
+    fn above(&self, simulation: &Simulation, timeline: &Timeline) -> f64 {
+        let Some(limit) = self.memory_limit else { return 0.0 };
         let activations = simulation.peak_activations().into_iter().fold(0.0, f64::max);
         let bytes = (0..self.n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).max().unwrap_or(0);
-        let above = self.memory_limit.map_or(0.0, |limit| limit.above(activations, bytes));
-        Some(Played { simulation, above, makespan_s: timeline.makespan_s() })
-    }
-}
-
-impl Played {
-    fn is_better_than(&self, other: &Self) -> bool {
-        match self.above.total_cmp(&other.above) {
-            std::cmp::Ordering::Equal => self.makespan_s < other.makespan_s * (1.0 - ROUNDING),
-            order => order.is_lt(),
+        let above = limit.above(activations, bytes);
+        match limit {
+            MemoryLimit::Microbatches(_) => above,
+            MemoryLimit::Bytes(_) => above / self.microbatch_bytes(),
         }
     }
 }

@@ -110,7 +110,9 @@ impl Setting {
         stage_map: StageMap,
     ) -> Result<Simulation, ScheduleError> {
         let planned = self.planned(vocabulary, &stage_map);
-        self.with_vocabulary(schedule, vocabulary, stage_map, planned)
+        let costs = self.costs(vocabulary, &planned);
+        let schedule = self.with_vocabulary(schedule, vocabulary, &planned)?;
+        Ok(self.simulation_from(schedule, &stage_map, &costs, &planned))
     }
 
     pub(super) fn planned(&self, vocabulary: VocabularyMode, stage_map: &StageMap) -> Planned {
@@ -120,35 +122,53 @@ impl Setting {
         Planned { stages, activations, times }
     }
 
+    /// With the passes of the vocabulary's shards.
     pub(super) fn with_vocabulary(
         &self,
         schedule: Schedule,
         vocabulary: VocabularyMode,
-        stage_map: StageMap,
-        Planned { stages, activations, times }: Planned,
-    ) -> Result<Simulation, ScheduleError> {
-        let (schedule, shards) = match vocabulary {
-            VocabularyMode::Whole | VocabularyMode::InBackward => (schedule, Vec::new()),
+        planned: &Planned,
+    ) -> Result<Schedule, ScheduleError> {
+        match vocabulary {
+            VocabularyMode::Whole | VocabularyMode::InBackward => Ok(schedule),
             VocabularyMode::Sharded(algorithm) => {
-                let shards = self.shard_costs(algorithm);
-                let vocabulary = Vocabulary { algorithm, input: self.input };
-                (schedule::with_vocabulary(&schedule, vocabulary, &times)?, shards)
+                schedule::with_vocabulary(&schedule, Vocabulary { algorithm, input: self.input }, &planned.times)
             }
-            VocabularyMode::Interlaced => {
-                let shards = self.shard_costs(VocabularyAlgorithm::TwoBarriers);
-                (schedule::interlaced(&schedule, self.input, &times)?, shards)
-            }
+            VocabularyMode::Interlaced => schedule::interlaced(&schedule, self.input, &planned.times),
+        }
+    }
+
+    pub(super) fn costs(&self, vocabulary: VocabularyMode, planned: &Planned) -> Costs {
+        let shards = match vocabulary {
+            VocabularyMode::Whole | VocabularyMode::InBackward => Vec::new(),
+            VocabularyMode::Sharded(algorithm) => self.shard_costs(algorithm),
+            VocabularyMode::Interlaced => self.shard_costs(VocabularyAlgorithm::TwoBarriers),
         };
         let cores = self.n_cores.map(|n_cores| Cores::shared(self.n_ranks, n_cores));
-        let costs = Costs {
-            stages,
+        Costs {
+            stages: planned.stages.clone(),
             shards,
             meetings: self.collectives,
             links: self.links.of(self.n_ranks),
             communication: self.links.communication,
             cores: cores.into_iter().collect(),
-        };
-        Ok(Simulation { schedule, stage_map, costs, activations, memory_limit: self.memory_limit })
+        }
+    }
+
+    pub(super) fn simulation_from(
+        &self,
+        schedule: Schedule,
+        stage_map: &StageMap,
+        costs: &Costs,
+        planned: &Planned,
+    ) -> Simulation {
+        Simulation {
+            schedule,
+            stage_map: stage_map.clone(),
+            costs: costs.clone(),
+            activations: planned.activations.clone(),
+            memory_limit: self.memory_limit,
+        }
     }
 
     fn pass_times(

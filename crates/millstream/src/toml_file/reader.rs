@@ -226,6 +226,8 @@ pub enum NumberRange {
     NotNegative,
     /// Above 0 and below 1.
     Fraction,
+    /// Above 0 and at most 1.
+    Share,
     /// From 0 to below 1.
     BelowOne,
 }
@@ -236,6 +238,7 @@ pub fn number(range: NumberRange) -> impl Fn(&Node) -> Parsed<f64> {
         NumberRange::Positive => ("a number above 0", |x| x > 0.0),
         NumberRange::NotNegative => ("a number of at least 0", |x| x >= 0.0),
         NumberRange::Fraction => ("a number above 0 and below 1", |x| x > 0.0 && x < 1.0),
+        NumberRange::Share => ("a number above 0 and at most 1", |x| x > 0.0 && x <= 1.0),
         NumberRange::BelowOne => ("a number of at least 0 and below 1", |x| (0.0..1.0).contains(&x)),
     };
     move |node| {

@@ -9,8 +9,8 @@ pub enum Reach {
     Device,
     /// A node.
     Node,
-    /// Nodes of one cluster, over cards of this kind.
-    Network(NicKind),
+    /// Nodes, over cards of this kind; `None` where only what they move was measured.
+    Network(Option<NicKind>),
 }
 
 /// The way of a group of ranks that are `stride` devices apart.
@@ -112,22 +112,23 @@ impl Machine {
         }
     }
 
-    /// Bytes per second and latency from one node to another for one device, all devices of a node at work at once.
-    /// `None` when they do not reach each other.
-    pub fn between(&self, from: usize, to: usize) -> Option<(NicKind, f64, f64)> {
+    /// Bytes per second and latency from one node to another for one device, all devices of a node at work at once, and over
+    /// what kind of card, where that is known. `None` when they do not reach each other.
+    pub fn between(&self, from: usize, to: usize) -> Option<(Option<NicKind>, f64, f64)> {
         let (a, b) = (&self.nodes[self.group_of_node(from)], &self.nodes[self.group_of_node(to)]);
-        let (kind, of_a, of_b) = common(a, b)?;
         if let Network::Pairs(pairs) = &self.network {
             let bytes_per_s = pairs.bytes_per_s[from][to].min(pairs.bytes_per_s[to][from]);
-            return Some((kind, bytes_per_s / a.devices as f64, pairs.latency_s));
+            let kind = common(a, b).map(|(kind, ..)| kind);
+            return Some((kind, bytes_per_s / a.devices.max(b.devices) as f64, pairs.latency_s));
         }
+        let (kind, of_a, of_b) = common(a, b)?;
         let of_node = |group: &NodeGroup, nic: &Nic| nic.count as f64 * nic.bytes_per_s / group.devices as f64;
-        Some((kind, of_node(a, of_a).min(of_node(b, of_b)), of_a.latency_s.max(of_b.latency_s)))
+        Some((Some(kind), of_node(a, of_a).min(of_node(b, of_b)), of_a.latency_s.max(of_b.latency_s)))
     }
 
     /// The slowest step of a ring over the nodes from `first` to `last` in order.
-    fn slowest(&self, first: usize, last: usize) -> (NicKind, f64, f64) {
-        let mut worst: Option<(NicKind, f64, f64)> = None;
+    fn slowest(&self, first: usize, last: usize) -> (Option<NicKind>, f64, f64) {
+        let mut worst: Option<(Option<NicKind>, f64, f64)> = None;
         let steps: Vec<(usize, usize)> = match &self.network {
             Network::Pairs(_) => (first..last).map(|node| (node, node + 1)).chain([(last, first)]).collect(),
             // Nodes of a group are alike: one step within each, one between neighbours, and the way back.
@@ -163,7 +164,8 @@ impl Machine {
         for (i, a) in self.nodes.iter().enumerate() {
             for b in &self.nodes[i..] {
                 let is_same = std::ptr::eq(a, b);
-                if (is_same && a.count < 2) || common(a, b).is_some() {
+                let is_measured = matches!(self.network, Network::Pairs(_));
+                if is_measured || (is_same && a.count < 2) || common(a, b).is_some() {
                     continue;
                 }
                 let who = if is_same { format!("nodes of {}", a.name) } else { format!("{} and {}", a.name, b.name) };

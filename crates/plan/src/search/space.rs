@@ -5,6 +5,7 @@ use crate::degrees::Degrees;
 use crate::software::{AttentionKernel, Software};
 use crate::step::{Checkpointing, Granularity, Layout, OptimizerState, StagePlan, Task};
 use schedule::{Backward, Kind, Placement, Spec};
+use std::fmt;
 
 /// Who will execute the plan: whose schedules and axes there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -49,6 +50,28 @@ pub struct Fixed {
     pub tensor: Option<usize>,
 }
 
+impl Fixed {
+    /// Those that are fixed, with their names.
+    pub fn named(&self) -> Vec<(&'static str, usize)> {
+        let all = [
+            ("pipeline", self.pipeline),
+            ("data", self.data),
+            ("context", self.context),
+            ("expert", self.expert),
+            ("tensor", self.tensor),
+        ];
+        all.into_iter().filter_map(|(axis, degree)| Some((axis, degree?))).collect()
+    }
+}
+
+impl fmt::Display for Fixed {
+    /// ` with pipeline 4, tensor 8`; nothing when nothing is fixed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named: Vec<String> = self.named().iter().map(|(axis, degree)| format!("{axis} {degree}")).collect();
+        if named.is_empty() { Ok(()) } else { write!(f, " with {}", named.join(", ")) }
+    }
+}
+
 /// Layouts that differ only in their schedule.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Family {
@@ -91,9 +114,32 @@ impl Space {
         }
     }
 
-    pub(super) fn layouts(&self, task: &Task) -> Vec<Family> {
+    /// Every fixed degree by itself.
+    ///
+    /// # Errors
+    /// [`PlanError::FixedDegree`] naming the first that divides the devices in no way.
+    pub(super) fn check_fixed(&self, task: &Task) -> Result<(), PlanError> {
+        let n = task.machine.n_devices();
+        for (axis, degree) in self.fixed.named() {
+            if degree == 0 || !n.is_multiple_of(degree) {
+                let machine = task.machine.name.clone();
+                return Err(PlanError::FixedDegree {
+                    axis,
+                    degree,
+                    devices: n,
+                    machine,
+                    choices: divisors(n).collect(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Families that divide everything, and why the last that does not does not.
+    pub(super) fn layouts(&self, task: &Task) -> (Vec<Family>, Option<PlanError>) {
         let mut families = Vec::new();
-        for degrees in self.degrees(task) {
+        let (degrees, refusal) = self.degrees(task);
+        for degrees in degrees {
             for &microbatch_rows in &self.microbatch_rows {
                 let per_replica = task.batch.rows / degrees.data;
                 if microbatch_rows == 0 || !per_replica.is_multiple_of(microbatch_rows) {
@@ -106,11 +152,12 @@ impl Space {
                 }
             }
         }
-        families
+        (families, refusal)
     }
 
-    /// Every way to give all devices a place on the axes.
-    fn degrees(&self, task: &Task) -> Vec<Degrees> {
+    /// Every way to give all devices a place on the axes, and why the last that is none is none.
+    fn degrees(&self, task: &Task) -> (Vec<Degrees>, Option<PlanError>) {
+        let mut refusal = None;
         let machine = &task.machine;
         let n = machine.n_devices();
         let node = machine.nodes.iter().map(|group| group.devices).min().unwrap_or(1);
@@ -151,14 +198,15 @@ impl Space {
                     let choices = divisors(experts).filter(|&e| per_stage.is_multiple_of(e));
                     for expert in choices.filter(|&e| fits(self.fixed.expert, e)) {
                         let degrees = Degrees { pipeline, data, context, expert, tensor };
-                        if degrees.check(&task.model, task.batch).is_ok() {
-                            found.push(degrees);
+                        match degrees.check(&task.model, task.batch) {
+                            Ok(()) => found.push(degrees),
+                            Err(error) => refusal = Some(error),
                         }
                     }
                 }
             }
         }
-        found
+        (found, refusal)
     }
 
     /// The schedules of a family.

@@ -2,10 +2,11 @@
 
 use super::{Over, Prediction, StagePlan, Traffic};
 use crate::PlanError;
+use crate::choice::Choice;
 use crate::cost::pass_times;
 use mesh::{Grid, Rank, StageMap};
-use schedule::{Backward, generate_for};
-use simulate::{Costs, Link, StageCost, Timeline, bubbles, idle_fraction, simulate};
+use schedule::{Backward, Kind, PassTimes, Schedule, ScheduleError};
+use simulate::{Category, Costs, Link, StageCost, Timeline, bubbles, idle_fraction, simulate};
 
 /// How exactly passes are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,6 +38,8 @@ pub struct Played {
     pub seconds: f64,
     /// Share of it in which ranks do nothing.
     pub bubble: f64,
+    /// Of these, the share in which ranks move messages between stages or wait for those on their way.
+    pub messages: f64,
     /// Bytes by rank and category at the fullest moment of the rank.
     pub memory: Vec<[u64; 6]>,
     /// What was simulated: the whole step unless it is too long.
@@ -67,6 +70,7 @@ impl StagePlan<'_> {
             exchange_s: slowest.exchange_s,
             optimizer_s: slowest.optimizer_s,
             bubble: played.bubble,
+            message_share: played.messages,
             collective_share: (0..n_ranks).map(|rank| self.collective_share(rank)).fold(0.0, f64::max),
             peak_share: flops / step_s / used,
             tokens_per_s: tokens / step_s,
@@ -115,8 +119,11 @@ impl StagePlan<'_> {
         let busy = (1.0 - long.bubble) * long.seconds;
         let short_busy = (1.0 - short.bubble) * short.seconds;
         let all_busy = busy + (busy - short_busy) / n_ranks as f64 * left;
+        let messages_s = long.messages * long.seconds;
+        let further_s = (messages_s - short.messages * short.seconds) / n_ranks as f64 * left;
         long.seconds += per_further * left;
         long.bubble = 1.0 - all_busy / long.seconds;
+        long.messages = (messages_s + further_s.max(0.0)) / long.seconds;
         Ok(long)
     }
 
@@ -178,17 +185,74 @@ impl StagePlan<'_> {
 }
 
 impl Playing {
-    /// Generates the schedule of `microbatches` and simulates it.
+    /// Makes the schedule of `microbatches` and simulates it.
     fn play(&self, plan: &StagePlan, microbatches: usize) -> Result<Played, PlanError> {
         let route = self.stage_map.route();
         let message = self.costs.links.iter().map(|link| link.latency_s + plan.carry_bytes as f64 / link.bytes_per_s);
         let mut times = pass_times(&route, &self.costs.stages);
         times.message = message.fold(0.0, f64::max);
-        let schedule = generate_for(plan.layout.spec, &route, microbatches, &[], &times)?;
-        let timeline = simulate(&schedule, &self.costs)?;
-        let bubble = idle_fraction(&bubbles(&timeline, &self.costs));
-        let memory = (0..plan.layout.degrees.pipeline).map(|rank| fullest(&timeline, Rank(rank))).collect();
-        Ok(Played { seconds: timeline.makespan_s(), bubble, memory, timeline })
+        times.memory_limit = self.memory_limit(plan);
+        let ranks = 0..plan.layout.degrees.pipeline;
+        let usable: Vec<u64> = ranks.clone().map(|rank| plan.usable_bytes(rank)).collect();
+        let above = |_: &Schedule, timeline: &Timeline| {
+            let ranks = usable.iter().enumerate();
+            ranks.map(|(rank, usable)| timeline.peak_bytes(Rank(rank)).saturating_sub(*usable)).max().unwrap_or(0)
+                as f64
+        };
+        let choice = Choice {
+            spec: plan.layout.spec,
+            route: &route,
+            n_microbatches: microbatches,
+            tied: &[],
+            times,
+            costs: &self.costs,
+            finish: &Ok,
+            above: &above,
+        };
+        let chosen = match choice.best() {
+            // Less than a microbatch fits. Played as if more did, so that it can be told by how much it does not.
+            Err(ScheduleError::MemoryLimit { .. }) => {
+                let times = PassTimes { memory_limit: None, ..choice.times.clone() };
+                Choice { times, ..choice }.best()?
+            }
+            chosen => chosen?,
+        };
+        let timeline = match chosen.timeline {
+            Some(timeline) => timeline,
+            None => simulate(&chosen.schedule, &self.costs)?,
+        };
+        let of_ranks = bubbles(&timeline, &self.costs);
+        let messages_s: f64 = of_ranks.iter().map(|rank| rank.communication_s).sum();
+        let seconds = timeline.makespan_s();
+        let memory = ranks.clone().map(|rank| fullest(&timeline, Rank(rank))).collect();
+        Ok(Played {
+            seconds,
+            bubble: idle_fraction(&of_ranks),
+            messages: messages_s / (seconds * ranks.len() as f64).max(f64::MIN_POSITIVE),
+            memory,
+            timeline,
+        })
+    }
+
+    /// Bytes of activations that every rank has room for, where a schedule that asks for a limit would take more.
+    fn memory_limit(&self, plan: &StagePlan) -> Option<f64> {
+        let n_ranks = plan.layout.degrees.pipeline;
+        let stages = || self.costs.stages.iter().zip(&plan.rank_of);
+        let largest = stages().map(|(stage, _)| stage.activation_bytes + stage.logit_bytes).max().unwrap_or(0);
+        let wanted = match plan.layout.spec.kind {
+            Kind::ZbAuto => (2 * n_ranks - 1) as u64 * largest,
+            Kind::ZbV => 2 * n_ranks as u64 * largest,
+            _ => return None,
+        };
+        let room = (0..n_ranks).map(|rank| {
+            let own = || stages().filter(|(_, of)| **of == rank).map(|(stage, _)| stage);
+            let sum = |list: &[(Category, u64)]| list.iter().map(|(_, bytes)| bytes).sum::<u64>();
+            let resident: u64 = own().map(|stage| sum(&stage.resident)).sum();
+            let scratch = own().map(|stage| sum(&stage.backward_scratch)).max().unwrap_or(0);
+            plan.usable_bytes(rank).saturating_sub(resident + scratch)
+        });
+        let room = room.min().unwrap_or(0);
+        (room < wanted).then_some(room as f64)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::commands::table;
 use crate::units;
-use plan::machine::NicKind;
+use plan::machine::{NicKind, NodeGroup, Precision};
 use plan::{Checkpointing, Over, Prediction, Reason, Search, Space, Task, search};
 use serde::Serialize;
 use simulate::Category;
@@ -20,6 +20,8 @@ pub struct Answer {
     training_flops_per_token: f64,
     layouts: usize,
     simulated: usize,
+    /// What a reader should know about how this was counted.
+    notes: Vec<String>,
     plans: Vec<Plan>,
     lost: Vec<Lost>,
     missing: Option<Missing>,
@@ -47,6 +49,8 @@ struct Plan {
     /// Of the peak, in [0, 1], operations that are done again not counted.
     peak_share: f64,
     bubble: f64,
+    /// The part of `bubble` that is messages between stages.
+    message_share: f64,
     collective_share: f64,
     /// By pipeline rank.
     memory: Vec<RankMemory>,
@@ -111,6 +115,7 @@ impl Answer {
             training_flops_per_token: task.model.training_flops_per_token(task.batch.tokens),
             layouts: search.n_layouts,
             simulated: search.n_simulated,
+            notes: notes(task),
             plans: search.best.iter().map(|found| Plan::new(&found.layout, &found.prediction)).collect(),
             lost: lost.collect(),
             missing,
@@ -169,6 +174,9 @@ impl Answer {
         let best = &self.plans[0];
         page += &format!("\nbest plan: {}\n\n", best.binds);
         page += &best.details();
+        for note in &self.notes {
+            page += &format!("\nnote: {note}\n");
+        }
         if !self.lost.is_empty() {
             page += "\nothers:\n";
             let rows: Vec<Vec<String>> =
@@ -205,9 +213,10 @@ impl Plan {
         let traffic = what.into_iter().zip(bytes).zip(traffic.over).filter_map(|((what, bytes), over)| {
             let over = match over? {
                 Over::Node => "node",
-                Over::Network(NicKind::InfiniBand) => "InfiniBand",
-                Over::Network(NicKind::Roce) => "RoCE",
-                Over::Network(NicKind::Ethernet) => "Ethernet",
+                Over::Network(Some(NicKind::InfiniBand)) => "InfiniBand",
+                Over::Network(Some(NicKind::Roce)) => "RoCE",
+                Over::Network(Some(NicKind::Ethernet)) => "Ethernet",
+                Over::Network(None) => "network",
             };
             Some(TrafficOver { what, over, bytes })
         });
@@ -234,6 +243,7 @@ impl Plan {
             tokens_per_s: prediction.tokens_per_s,
             peak_share: prediction.peak_share,
             bubble: prediction.bubble,
+            message_share: prediction.message_share,
             collective_share: prediction.collective_share,
             memory: memory.collect(),
             traffic: traffic.collect(),
@@ -295,11 +305,34 @@ impl Plan {
     }
 }
 
+/// Formats that devices lack.
+fn notes(task: &Task) -> Vec<String> {
+    let precision = task.software.precision;
+    let lacking = task.machine.nodes.iter().filter(|group| {
+        let peak = &group.device.peak;
+        match precision {
+            Precision::F32 => false,
+            Precision::Bf16 => peak.bf16 <= 0.0,
+            Precision::Fp8 => peak.fp8 <= 0.0,
+        }
+    });
+    let note = |group: &NodeGroup| {
+        format!(
+            "{} has no rate for the {}-bit products of this trainer; they are counted at its next wider rate, {:.1} TFLOP/s",
+            group.device.name,
+            8.0 * precision.bytes(),
+            group.device.peak.of(precision) / 1e12
+        )
+    };
+    lacking.map(note).collect()
+}
+
 /// What takes most of the time that is not products, in words.
 fn binds(prediction: &Prediction) -> String {
     let passes = prediction.passes_s / prediction.step_s;
     let shares = [
-        ("the pipeline's bubble", prediction.bubble * passes),
+        ("the pipeline's bubble", (prediction.bubble - prediction.message_share) * passes),
+        ("messages between stages", prediction.message_share * passes),
         ("waiting for tensors within layers", prediction.collective_share * (1.0 - prediction.bubble) * passes),
         ("summing gradients and gathering weights", prediction.exchange_s / prediction.step_s),
         ("the update", prediction.optimizer_s / prediction.step_s),
