@@ -159,6 +159,9 @@ fn machine(file: &Value) -> anyhow::Result<Machine> {
     let bandwidth = &accelerator["bandwidth"];
     let share = |name: &str| number(&bandwidth[name]["efficient_factor"]);
     let efficiency = Efficiency {
+        product_backward: None,
+        elementwise: None,
+        update: None,
         product: sustained,
         product_half: 0.0,
         grouped: number(&accelerator["op"]["group_matmul"]["efficient_factor"])?,

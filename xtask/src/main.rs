@@ -1,8 +1,10 @@
-//! `cargo xtask check`: every check in one command, the cheapest first. `cargo xtask prediction`: a measurement.
+//! `cargo xtask check`: every check in one command, the cheapest first. `cargo xtask prediction` and `cargo xtask plans`:
+//! measurements.
 //! `cargo xtask b200 FOLDER` and `cargo xtask figures`: the planner against other people's measurements.
 
 mod b200;
 mod figures;
+mod plans;
 mod prediction;
 
 use anyhow::{Context, bail, ensure};
@@ -39,6 +41,9 @@ fn main() -> anyhow::Result<()> {
     let task = std::env::args().nth(1).unwrap_or_default();
     if task == "prediction" {
         return prediction::measure();
+    }
+    if task == "plans" {
+        return plans::measure();
     }
     if task == "b200" {
         return b200::compare(std::env::args().nth(2).as_deref());

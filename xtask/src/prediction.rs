@@ -57,7 +57,7 @@ pub fn measure() -> anyhow::Result<()> {
             }
             let run = run(&program, sets)?;
             let cell = format!("{:.0} / {:.0}", 1e3 * run.predicted_s, 1e3 * run.measured_s);
-            if run.speed_range > DISTURBED {
+            if !run.counts() {
                 cells.push(format!("[{cell}]"));
             } else {
                 cells.push(cell);
@@ -73,17 +73,26 @@ pub fn measure() -> anyhow::Result<()> {
 }
 
 /// What a run predicted and measured.
-struct Run {
-    predicted_s: f64,
-    measured_s: f64,
+pub(crate) struct Run {
+    /// Seconds of a step, as written down before.
+    pub predicted_s: f64,
+    /// The median of the steps.
+    pub measured_s: f64,
     /// By how much the highest of the machine's speeds is above the lowest, as a share of the lowest.
-    speed_range: f64,
+    pub speed_range: f64,
     /// Peaks of all categories together, by rank.
-    memory: String,
+    pub memory: String,
+}
+
+impl Run {
+    /// Whether the machine was steady.
+    pub fn counts(&self) -> bool {
+        self.speed_range <= DISTURBED
+    }
 }
 
 /// Trains for a few steps: the median of the last 25, which follow the calibration within seconds.
-fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Run> {
+pub(crate) fn run(program: &Path, sets: &[&str]) -> anyhow::Result<Run> {
     let folder = std::env::temp_dir().join(format!("millstream-prediction-{}", std::process::id()));
     let fixed =
         ["steps=30", "optimizer.warmup_steps=4", "sample.tokens=0", "checkpoint.every=end", "validation.every=end"];

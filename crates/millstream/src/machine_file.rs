@@ -2,7 +2,7 @@
 
 use crate::toml_file::{self, NumberRange, Place, Problem, Problems, Reader, choice, list, number, text, whole};
 use plan::Machine;
-use plan::machine::{Device, DevicePreset, Fabric, Network, Nic, NicKind, NodeGroup, Pairs, Peak};
+use plan::machine::{Collective, Device, DevicePreset, Fabric, Network, Nic, NicKind, NodeGroup, Pairs, Peak};
 use std::cell::RefCell;
 use std::fmt::Write;
 use std::path::Path;
@@ -159,6 +159,13 @@ fn device(section: &Reader, preset: Option<DevicePreset>) -> Option<Device> {
             None => is_read = false,
         }
     }
+    let mut further = |key, share: &mut Option<f64>| match section.optional(key, number(NumberRange::Share)) {
+        Some(found) => *share = found.or(*share),
+        None => is_read = false,
+    };
+    further("product_backward_efficiency", &mut efficiency.product_backward);
+    further("elementwise_efficiency", &mut efficiency.elementwise);
+    further("update_efficiency", &mut efficiency.update);
     let operation_us = section.or("operation_us", efficiency.operation_s * 1e6, number(NumberRange::NotNegative));
     efficiency.operation_s = operation_us? * 1e-6;
     let peak = Peak { f32: f32? * 1e12, bf16: bf16? * 1e12, fp8: fp8? * 1e12 };
@@ -205,6 +212,62 @@ fn network(section: &Reader) -> Option<Network> {
             Network::Pairs(Pairs { bytes_per_s: rows.into_iter().map(in_bytes).collect(), latency_s })
         }
     })
+}
+
+/// A machine as a file that reads as it. Of a fabric it has the rate of all-reduces, as files do.
+pub fn text_of(machine: &Machine, comment: &str) -> String {
+    let mut file = String::new();
+    let mut line = |text: String| writeln!(file, "{text}").expect("invariant: writing to a string");
+    line(format!("# {comment}"));
+    line(format!("name = {:?}", machine.name));
+    for group in &machine.nodes {
+        line(format!("\n[[nodes]]\nname = {:?}\ncount = {}", group.name, group.count));
+        line(format!("cluster = {:?}\ndevices = {}", group.cluster, group.devices));
+        let Device { name, peak, memory_bytes, reserved_bytes, fragmentation, memory_bytes_per_s, efficiency } =
+            &group.device;
+        line(format!("\n[nodes.device]\nname = {name:?}\nf32_tflops = {}", peak.f32 / 1e12));
+        for (key, peak) in [("bf16_tflops", peak.bf16), ("fp8_tflops", peak.fp8)] {
+            if peak > 0.0 {
+                line(format!("{key} = {}", peak / 1e12));
+            }
+        }
+        let gib = f64::from(1 << 30);
+        line(format!("memory_gib = {}\nreserved_gib = {}", *memory_bytes as f64 / gib, *reserved_bytes as f64 / gib));
+        line(format!("fragmentation = {fragmentation}\nmemory_gbytes_per_s = {}", memory_bytes_per_s / 1e9));
+        let shares = [
+            ("product_efficiency", Some(efficiency.product)),
+            ("product_backward_efficiency", efficiency.product_backward),
+            ("grouped_efficiency", Some(efficiency.grouped)),
+            ("attention_efficiency", Some(efficiency.attention)),
+            ("attention_backward_efficiency", Some(efficiency.attention_backward)),
+            ("memory_efficiency", Some(efficiency.memory)),
+            ("elementwise_efficiency", efficiency.elementwise),
+            ("loss_efficiency", Some(efficiency.loss)),
+            ("update_efficiency", efficiency.update),
+        ];
+        for (key, share) in shares {
+            if let Some(share) = share {
+                line(format!("{key} = {share:.4}"));
+            }
+        }
+        line(format!("operation_us = {:.3}", efficiency.operation_s * 1e6));
+        let rate = group.fabric.rate(Collective::AllReduce);
+        line(format!("\n[nodes.fabric]\ngbytes_per_s = {}", group.fabric.bytes_per_s / 1e9));
+        line(format!("efficiency = {}\nlatency_us = {}", rate.share, rate.step_s * 1e6));
+        for nic in &group.nics {
+            line(format!("\n[[nodes.nics]]\nkind = \"{}\"\ncount = {}", nic.kind.id(), nic.count));
+            line(format!("gbytes_per_s = {}\nlatency_us = {}", nic.bytes_per_s / 1e9, nic.latency_s * 1e6));
+        }
+    }
+    if let Network::Pairs(pairs) = &machine.network {
+        let row = |row: &Vec<f64>| {
+            format!("[{}]", row.iter().map(|bytes| (bytes / 1e9).to_string()).collect::<Vec<String>>().join(", "))
+        };
+        let rows: Vec<String> = pairs.bytes_per_s.iter().map(row).collect();
+        line(format!("\n[network]\nlatency_us = {}", pairs.latency_s * 1e6));
+        line(format!("pairs_gbytes_per_s = [{}]", rows.join(",\n    ")));
+    }
+    file
 }
 
 /// What was measured of this machine.
@@ -260,6 +323,28 @@ mod tests {
         assert_eq!(machine.name, measured.name);
         assert!((machine.nodes[0].device.peak.f32 - 150.5e9).abs() < 1e3);
         assert_eq!(machine.nodes[0].device.memory_bytes, 24 << 30);
+    }
+
+    /// Presets with all their parts, and a measured network.
+    #[test]
+    fn what_is_written_of_any_machine_is_read() {
+        let mut machines: Vec<Machine> =
+            PRESETS.iter().map(|(name, _)| preset(&format!("{name}:2x4")).expect("a preset")).collect();
+        machines.push(read("here", VALID).expect("a machine"));
+        let fitted = &mut machines[2].nodes[0].device.efficiency;
+        (fitted.product_backward, fitted.elementwise, fitted.update) = (Some(0.25), Some(0.125), Some(0.5));
+        for machine in machines {
+            let written = text_of(&machine, "test");
+            let again = read("there", &written).expect("a machine");
+            assert_eq!(text_of(&again, "test"), written);
+            assert_eq!((again.n_devices(), again.nodes.len()), (machine.n_devices(), machine.nodes.len()));
+            let (a, b) = (&again.nodes[0].device, &machine.nodes[0].device);
+            assert_eq!(
+                (a.efficiency.update, a.efficiency.elementwise),
+                (b.efficiency.update, b.efficiency.elementwise)
+            );
+            assert!((a.peak.bf16 / b.peak.bf16 - 1.0).abs() < 1e-12 && a.usable_bytes() == b.usable_bytes());
+        }
     }
 
     const VALID: &str = "name = \"two\"\n[[nodes]]\npreset = \"a100\"\ncount = 2\ndevices = 8\n[nodes.device]\nmemory_gib = 40\n\

@@ -22,7 +22,7 @@ mod summary;
 mod template;
 #[cfg(test)]
 mod tests;
-mod timelines;
+pub mod timelines;
 mod trace;
 
 pub use machine::Machine;

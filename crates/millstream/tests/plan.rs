@@ -137,3 +137,46 @@ fn refusals() {
         assert!(stderr.contains(wanted), "{arguments:?}: {stderr}");
     }
 }
+
+/// A machine fitted to a stored trace predicts its step, also of a run of this program; what is no trace is refused.
+#[test]
+fn machines_are_fitted() {
+    let place = Place::new();
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../plan/tests/fixtures");
+    let steps: Value = serde_json::from_slice(&std::fs::read(format!("{fixtures}/torch_cuda.json")).unwrap()).unwrap();
+    place.write("model.json", steps[0]["config"].to_string());
+    let trace = format!("{fixtures}/torch_cuda.json.gz");
+    let asked = ["plan", "--model", "model.json", "--batch", "4", "--sequence", "2048", "--trainer", "torchtitan"];
+    let with = |more: &[&str]| place.succeed(&asked.iter().chain(more).copied().collect::<Vec<&str>>());
+    let page = with(&["--machine", "h200:1", "--calibrate", &trace, "--machine-out", "fitted.toml"]);
+    assert!(page.contains("products, backward") && page.contains("wrote fitted.toml"), "{page}");
+    let more = ["--machine", "fitted.toml", "--microbatch", "4", "--recompute", "none", "--json"];
+    let json: Value = serde_json::from_str(&with(&more)).unwrap();
+    let (predicted, measured) = (json["plans"][0]["step_s"].as_f64().unwrap(), steps[0]["step_s"].as_f64().unwrap());
+    // Shares are written with four digits.
+    assert!((predicted / measured - 1.0).abs() < 0.01, "{predicted} {measured}");
+    for (more, wanted) in [
+        (vec!["--machine", "h200:1", "--calibrate", "model.json"], "there is no list `traceEvents`"),
+        (vec!["--machine", "h200:1", "--calibrate", "none.json"], "the trace cannot be read"),
+        (vec!["--machine", "h200:1", "--machine-out", "x.toml"], "--calibrate"),
+    ] {
+        let output = place.run(&asked.iter().copied().chain(more).collect::<Vec<&str>>());
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && stderr.contains(wanted), "{wanted}: {stderr}");
+    }
+}
+
+/// Every predictor's plans are in the order of its own times.
+#[test]
+fn predictors() {
+    let place = with_model(2048, 16);
+    for (predictor, key) in [("simulator", "step_s"), ("pipette", "pipette_s"), ("amp", "amp_s")] {
+        let text = place.succeed(&plan(&["--machine", "a100:2x4", "--predictor", predictor, "--json"]));
+        let json: Value = serde_json::from_str(&text).unwrap();
+        let plans = json["plans"].as_array().unwrap();
+        let times: Vec<f64> = plans.iter().map(|plan| plan[key].as_f64().unwrap()).collect();
+        assert!(!times.is_empty() && times.is_sorted(), "{predictor}: {times:?}");
+        let is_known = |plan: &Value| predictor == "simulator" || plan["schedule"] == "1f1b";
+        assert!(plans.iter().all(is_known), "{predictor}: {text}");
+    }
+}

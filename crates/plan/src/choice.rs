@@ -7,8 +7,6 @@ use mesh::{Route, Stage};
 use schedule::{Backward, Kind, PassTimes, Schedule, ScheduleError, Spec, generate_for, one_f_one_b_within};
 use simulate::{Costs, Timeline, simulate};
 
-/// How often a schedule is made again for less memory when more than activations did not fit.
-const MOST_TRIES: usize = 16;
 /// The least that a try gives back, in microbatches: a stage's activations of one are rarely a smaller part of a rank's.
 const LEAST_STEP: f64 = 0.125;
 /// What is faster by less is not faster.
@@ -31,6 +29,8 @@ pub struct Choice<'a> {
     pub costs: &'a Costs,
     /// What becomes of a generated schedule: shards of the vocabulary, validation after the step.
     pub finish: &'a dyn Fn(Schedule) -> Result<Schedule, ScheduleError>,
+    /// How often at most a schedule is made, again for less memory when more than activations did not fit.
+    pub most_tries: usize,
     /// By how much a played step is above the memory limit, in the unit of `times.activation`; 0 where it is not.
     pub above: &'a dyn Fn(&Schedule, &Timeline) -> f64,
 }
@@ -55,8 +55,8 @@ impl Choice<'_> {
     ///
     /// `zb-auto` is the fastest of what its generator makes, 1F1B with split backward under the same limit, and that as
     /// published where it keeps to the limit. When a memory limit is not kept, because messages and shards of the
-    /// vocabulary take room too, `zb-auto` and `zb-v` are made again for less, [`MOST_TRIES`] times at most; if none keeps
-    /// to it, the one that is least above. Every other schedule is what its generator makes.
+    /// vocabulary take room too, `zb-auto` and `zb-v` are made again for less; if none of `most_tries`
+    /// keeps to it, the one that is least above. Every other schedule is what its generator makes.
     ///
     /// # Errors
     /// When the schedule is not made for these numbers.
@@ -68,7 +68,7 @@ impl Choice<'_> {
         let mut times = self.times.clone();
         let microbatch = times.activation.iter().sum::<f64>() / self.n_ranks() as f64;
         let mut best: Option<Candidate> = None;
-        for _ in 0..MOST_TRIES {
+        for _ in 0..self.most_tries.max(1) {
             let candidates = match self.candidates(&times) {
                 Ok(candidates) => candidates,
                 // Less than one microbatch is left: the others were above the limit, and the best of them says so.
@@ -88,10 +88,12 @@ impl Choice<'_> {
                 });
             }
             let above = best.as_ref().map_or(0.0, |best| best.above);
-            match &mut times.memory_limit {
-                Some(limit) if above > 0.0 => *limit -= above.max(LEAST_STEP * microbatch),
-                _ => break,
+            if above <= 0.0 {
+                break;
             }
+            // No generator takes more than this when it is told nothing.
+            let most = 2.0 * self.n_ranks() as f64 * times.activation.iter().copied().fold(0.0, f64::max);
+            *times.memory_limit.get_or_insert(most) -= above.max(LEAST_STEP * microbatch);
         }
         Ok(best.expect("invariant: the first try made one or returned").chosen)
     }

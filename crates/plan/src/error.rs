@@ -26,6 +26,9 @@ pub enum PlanError {
         /// What does not divide what.
         problem: String,
     },
+    /// A trace that nothing can be fitted to.
+    #[error("the trace cannot be used: {0}")]
+    Trace(String),
     /// Devices that cannot be arranged.
     #[error(
         "no arrangement of {devices} devices{fixed} divides the model, the batch and the sequence{}; use another batch, or \

@@ -4,6 +4,7 @@
 //! wherever there are some. Does not know about tensors, clocks or devices.
 
 mod balance;
+mod calibrate;
 mod choice;
 mod clusters;
 mod cost;
@@ -24,9 +25,11 @@ mod shards;
 mod software;
 mod step;
 mod tensor_layout;
+mod trace;
 mod work;
 
 pub use balance::{balance, partition, partition_by};
+pub use calibrate::{Calibration, FittedClass, calibrate};
 pub use choice::{Choice, Chosen};
 pub use clusters::{Crossings, layer_shares};
 pub use cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
@@ -34,7 +37,7 @@ pub use degrees::{Batch, Degrees};
 pub use description::{Activation, Attention, Core, Cut, Description, Experts, Layer, Mlp, Product};
 pub use error::PlanError;
 pub use latency_model::{ClosedForm, LatencyModel};
-pub use local::{LocalPlan, LocalTask, local_plans};
+pub use local::{LocalPlan, LocalRates, LocalTask, local_plans};
 pub use machine::Machine;
 pub use mapping::Exchange as MappedExchange;
 pub use memory::HEAD_CHUNK;
@@ -48,3 +51,4 @@ pub use step::{
     StagePlan, Task, Traffic, predict,
 };
 pub use tensor_layout::{NamedWeight, Placement, tensor_layout};
+pub use trace::{Class, TracedStep};

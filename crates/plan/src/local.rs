@@ -3,9 +3,11 @@
 use crate::balance::partition;
 use crate::choice::{Choice, Chosen};
 use crate::cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
-use architecture::Architecture;
+use crate::memory::ELEMENT_BYTES;
+use crate::shards::block_cost;
+use architecture::{Architecture, BlockCost};
 use mesh::{Cores, Grid, Rank, StageMap};
-use schedule::{Backward, Kind, Placement, Schedule, Spec};
+use schedule::{Action, Backward, Kind, Op, Placement, Schedule, Spec, StageOp};
 use simulate::{Category, Costs, Timeline, bubbles, idle_fraction, simulate};
 
 /// What is to be done, on which cores.
@@ -19,10 +21,75 @@ pub struct LocalTask<'a> {
     pub tokens: usize,
     /// Cores that ranks share.
     pub cores: usize,
-    /// Products a second on all cores.
-    pub flops_per_s: f64,
+    /// How fast all cores together are.
+    pub rates: LocalRates,
     /// Bytes that all ranks together may hold.
     pub memory_bytes: u64,
+}
+
+/// What all cores together do in a second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LocalRates {
+    /// Operations of forward.
+    pub forward_flops_per_s: f64,
+    /// Operations of backward.
+    pub backward_flops_per_s: f64,
+    /// Bytes that updates move.
+    pub update_bytes_per_s: f64,
+}
+
+/// A parameter, its gradient and two moments are read, and written or cleared, in 32 bits each.
+const UPDATED_BYTES: u64 = 8;
+
+impl LocalRates {
+    /// Fitted to a step of the task as it was played by `n_ranks` of its ranks: operations and bytes of its passes over the
+    /// seconds they took. Classes without a span keep the rates of the task.
+    pub fn of_step(task: &LocalTask, recompute: Recompute, timeline: &Timeline) -> Self {
+        let permits = timeline.n_ranks.min(task.cores) as f64;
+        let microbatches = timeline.spans.iter().filter_map(|span| match span.action {
+            Action::Visit { key, .. } => Some(key.microbatch.0 + 1),
+            Action::Shard { .. } | Action::Stage { .. } => None,
+        });
+        let m = microbatches.max().unwrap_or(1);
+        let shape = MicrobatchShape { rows: task.rows / m, tokens: task.tokens };
+        let seconds = |wanted: &dyn Fn(Action) -> bool| -> f64 {
+            let spans = timeline.spans.iter().filter(|span| wanted(span.action));
+            spans.map(|span| span.end_s - span.start_s).sum::<f64>() / permits
+        };
+        let of_ops = |ops: &[Op]| seconds(&|action| matches!(action, Action::Visit { op, .. } if ops.contains(&op)));
+        let forward_s = of_ops(&[Op::Forward]);
+        let backward_s = of_ops(&[Op::Backward, Op::BackwardInput, Op::BackwardWeight]);
+        let update_s = seconds(&|action| {
+            matches!(action, Action::Stage { op: StageOp::OptimizerStep | StageOp::OptimisticStep, .. })
+        });
+        let costs: Vec<_> = task
+            .architecture
+            .blocks()
+            .into_iter()
+            .map(|block| block_cost(task.architecture, block, shape, None))
+            .collect();
+        let sum = |of: &dyn Fn(&BlockCost) -> u64| costs.iter().map(of).sum::<u64>() as f64 * m as f64;
+        let forward = sum(&|cost| cost.total_forward_flops());
+        let mut backward = sum(&|cost| cost.total_backward_input_flops() + cost.backward_weight_flops);
+        let or = |found: f64, given: f64| if found.is_finite() && found > 0.0 { found } else { given };
+        let forward_flops_per_s = or(forward / forward_s, task.rates.forward_flops_per_s);
+        let again_s = match recompute {
+            Recompute::None => 0.0,
+            Recompute::Full => forward / forward_flops_per_s,
+        };
+        if again_s >= backward_s {
+            backward = 0.0;
+        }
+        let parameters = task.architecture.n_parameters() as u64;
+        Self {
+            forward_flops_per_s,
+            backward_flops_per_s: or(backward / (backward_s - again_s), task.rates.backward_flops_per_s),
+            update_bytes_per_s: or(
+                (parameters * UPDATED_BYTES * ELEMENT_BYTES) as f64 / update_s,
+                task.rates.update_bytes_per_s,
+            ),
+        }
+    }
 }
 
 /// A way to do it, and what it takes.
@@ -38,7 +105,7 @@ pub struct LocalPlan {
     pub microbatches: usize,
     /// Of every stage.
     pub recompute: Recompute,
-    /// Seconds of the passes; updates move memory and compute little.
+    /// Seconds of a step.
     pub step_s: f64,
     /// Share of it in which ranks do nothing.
     pub bubble: f64,
@@ -52,6 +119,8 @@ pub struct LocalPlan {
 const RANKS_MAX: usize = 8;
 /// Microbatches tried at most.
 const MICROBATCHES_MAX: usize = 32;
+/// How often a schedule is made again for less memory.
+const MOST_TRIES: usize = 16;
 /// Stages on a rank when the schedule loops over ranks.
 const CHUNKS: usize = 2;
 
@@ -104,8 +173,19 @@ fn local_plan(
     let shape = MicrobatchShape { rows: task.rows / microbatches, tokens: task.tokens };
     let cut = partition(task.architecture, shape, n_stages, None).ok()?;
     // Whoever holds a permit computes on that permit's cores.
-    let per_permit = task.flops_per_s / n_ranks.min(task.cores) as f64;
-    let stages = stage_costs(task.architecture, &cut, shape, &vec![recompute; n_stages], None, per_permit);
+    let permits = n_ranks.min(task.cores) as f64;
+    let LocalRates { forward_flops_per_s, backward_flops_per_s, update_bytes_per_s } = task.rates;
+    let per_permit = forward_flops_per_s / permits;
+    let mut stages = stage_costs(task.architecture, &cut, shape, &vec![recompute; n_stages], None, per_permit);
+    let slower = forward_flops_per_s / backward_flops_per_s;
+    for stage in &mut stages {
+        for seconds in [&mut stage.backward_s, &mut stage.backward_input_s, &mut stage.backward_weight_s] {
+            *seconds *= slower;
+        }
+        let weights = stage.resident.iter().filter(|(category, _)| *category == Category::Weights);
+        let bytes: u64 = weights.map(|(_, bytes)| bytes * UPDATED_BYTES).sum();
+        stage.optimizer_s = bytes as f64 / (update_bytes_per_s / permits);
+    }
     let grids = ranks.iter().map(|&rank| Grid::single(Rank(rank))).collect();
     let route = StageMap::new(grids).ok()?.route();
     let sum = |list: &[(Category, u64)]| list.iter().map(|(_, bytes)| bytes).sum::<u64>();
@@ -133,6 +213,7 @@ fn local_plan(
         times,
         costs: &costs,
         finish: &Ok,
+        most_tries: MOST_TRIES,
         above: &above,
     };
     let Chosen { schedule, timeline } = choice.best().ok()?;

@@ -230,6 +230,9 @@ impl Machine {
                 ("attention's backward efficiency", efficiency.attention_backward),
                 ("memory efficiency", efficiency.memory),
                 ("loss efficiency", efficiency.loss),
+                ("backward products' efficiency", efficiency.backward()),
+                ("update efficiency", efficiency.of_update()),
+                ("element-wise efficiency", efficiency.of_elementwise()),
             ];
             for (what, found) in shares.into_iter().filter(|(_, share)| *share > 1.0) {
                 let what = format!("the {what} of {}", group.name);
@@ -263,6 +266,15 @@ impl Device {
 }
 
 impl Peak {
+    /// Sets that of `precision`.
+    pub fn set(&mut self, precision: Precision, flops_per_s: f64) {
+        match precision {
+            Precision::F32 => self.f32 = flops_per_s,
+            Precision::Bf16 => self.bf16 = flops_per_s,
+            Precision::Fp8 => self.fp8 = flops_per_s,
+        }
+    }
+
     /// At one format; formats that the device lacks are computed in the next wider one.
     pub fn of(&self, precision: Precision) -> f64 {
         let (first, then) = match precision {

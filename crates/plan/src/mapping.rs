@@ -67,34 +67,38 @@ impl Exchange<'_> {
         best.1
     }
 
-    /// A good map by simulated annealing from the identity: `iterations` moves drawn from `seed`, the best seen. Moves are
-    /// reversing a stretch, inserting a node elsewhere, swapping two, moving a stretch, and moving it reversed.
+    /// A good map by [`anneal`].
     pub fn anneal(&self, iterations: usize, seed: u64) -> Vec<usize> {
-        let n = self.bytes_per_s.len();
-        let mut random = Random(seed);
-        let mut map: Vec<usize> = (0..n).collect();
-        if n < 2 {
-            return map;
-        }
-        let mut seconds = self.seconds(&map);
-        let mut best = (seconds, map.clone());
-        let mut temperature = 1.0_f64;
-        for _ in 0..iterations {
-            let moved = moved(&map, &mut random);
-            let new = self.seconds(&moved);
-            let worse = new - seconds;
-            // Scaled into (0.1, 1] by its power of ten.
-            let scaled = if worse > 0.0 { worse / 10_f64.powf(worse.log10().ceil()) } else { 0.0 };
-            if worse <= 0.0 || random.unit() < (-scaled / temperature).exp() {
-                (map, seconds) = (moved, new);
-                if seconds < best.0 {
-                    best = (seconds, map.clone());
-                }
-            }
-            temperature = (temperature * COOLING).max(COLDEST);
-        }
-        best.1
+        anneal(self.bytes_per_s.len(), iterations, seed, &|map| self.seconds(map))
     }
+}
+
+/// A good order of `n` nodes by simulated annealing from the identity: `iterations` moves drawn from `seed`, the best seen.
+/// Moves are reversing a stretch, inserting a node elsewhere, swapping two, moving a stretch, and moving it reversed.
+pub(crate) fn anneal(n: usize, iterations: usize, seed: u64, cost: &dyn Fn(&[usize]) -> f64) -> Vec<usize> {
+    let mut random = Random(seed);
+    let mut map: Vec<usize> = (0..n).collect();
+    if n < 2 {
+        return map;
+    }
+    let mut seconds = cost(&map);
+    let mut best = (seconds, map.clone());
+    let mut temperature = 1.0_f64;
+    for _ in 0..iterations {
+        let moved = moved(&map, &mut random);
+        let new = cost(&moved);
+        let worse = new - seconds;
+        // Scaled into (0.1, 1] by its power of ten.
+        let scaled = if worse > 0.0 { worse / 10_f64.powf(worse.log10().ceil()) } else { 0.0 };
+        if worse <= 0.0 || random.unit() < (-scaled / temperature).exp() {
+            (map, seconds) = (moved, new);
+            if seconds < best.0 {
+                best = (seconds, map.clone());
+            }
+        }
+        temperature = (temperature * COOLING).max(COLDEST);
+    }
+    best.1
 }
 
 /// The temperature's factor from move to move, and where it stays: below it nothing worse is taken.

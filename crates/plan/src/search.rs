@@ -1,12 +1,15 @@
 //! The best of all layouts.
 
+mod placing;
 mod space;
 
 pub use space::{Fixed, Space, Trainer};
 
 use crate::PlanError;
 use crate::degrees::Degrees;
+use crate::latency_model::LatencyModel;
 use crate::step::{Effort, Layout, Prediction, StagePlan, Task};
+use placing::placed;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BinaryHeap};
 
@@ -17,6 +20,8 @@ pub struct Found {
     pub layout: Layout,
     /// What it takes and holds.
     pub prediction: Prediction,
+    /// The machine's nodes in the order in which they take places, where another than the file's is faster.
+    pub nodes: Option<Vec<usize>>,
 }
 
 /// Why the best layout of some degrees was not taken.
@@ -85,6 +90,7 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
     let (layouts, refusal) = space.layouts(task);
     let mut run = Run {
         task,
+        predictor: space.predictor,
         best: Vec::new(),
         n_best,
         memory: BTreeMap::new(),
@@ -121,7 +127,10 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
                     continue;
                 }
             };
-            let bound = plan.bound();
+            let mut bound = plan.bound();
+            if let Some(model) = space.predictor {
+                bound.step_s = model.step_s(&plan.closed_form());
+            }
             if bound.missing_bytes > 0 {
                 run.misses(&layout, bound.missing_bytes);
             } else if bound.step_s >= run.last_of_best() {
@@ -148,6 +157,7 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
 
 struct Run<'a> {
     task: &'a Task,
+    predictor: Option<LatencyModel>,
     best: Vec<Found>,
     n_best: usize,
     memory: BTreeMap<Degrees, i64>,
@@ -157,12 +167,16 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    fn step_s(&self, found: &Found) -> f64 {
+        found.prediction.by(self.predictor)
+    }
+
     /// What is not better than this is not of interest.
     fn last_of_best(&self) -> f64 {
         let Some(first) = self.best.first() else { return f64::INFINITY };
-        let last = self.best.get(self.n_best - 1).map_or(f64::INFINITY, |found| found.prediction.step_s);
+        let last = self.best.get(self.n_best - 1).map_or(f64::INFINITY, |found| self.step_s(found));
         let near = if self.n_best > 1 { NEAR } else { 1.0 };
-        last.min(first.prediction.step_s * near)
+        last.min(self.step_s(first) * near)
     }
 
     /// Simulates what may be better than `until_s`, in order of bounds.
@@ -184,7 +198,7 @@ impl Run<'_> {
             if missing > 0 {
                 self.misses(&layout, missing);
             } else {
-                self.take(Found { layout, prediction });
+                self.take(Found { layout, prediction, nodes: None });
             }
         }
     }
@@ -193,16 +207,16 @@ impl Run<'_> {
     fn take(&mut self, found: Found) {
         let degrees = found.layout.degrees;
         match self.best.iter().position(|other| other.layout.degrees == degrees) {
-            Some(at) if self.best[at].prediction.step_s <= found.prediction.step_s => return,
+            Some(at) if self.step_s(&self.best[at]) <= self.step_s(&found) => return,
             Some(at) => {
                 self.best.remove(at);
             }
             None => {}
         }
-        let at = self.best.partition_point(|other| other.prediction.step_s <= found.prediction.step_s);
+        let at = self.best.partition_point(|other| self.step_s(other) <= self.step_s(&found));
         self.best.insert(at, found);
         for beaten in self.best.drain(self.n_best.min(self.best.len())..).collect::<Vec<Found>>() {
-            self.lose(beaten.layout.degrees, Reason::Slower(beaten.prediction.step_s));
+            self.lose(beaten.layout.degrees, Reason::Slower(self.step_s(&beaten)));
         }
     }
 
@@ -213,7 +227,10 @@ impl Run<'_> {
             let prediction = prediction.unwrap_or(found.prediction);
             match prediction.missing_bytes() {
                 missing if missing > 0 => self.misses(&found.layout, missing),
-                _ => self.take(Found { layout: found.layout, prediction }),
+                _ => {
+                    let found = Found { layout: found.layout, prediction, nodes: None };
+                    self.take(placed(self.task, &found).unwrap_or(found));
+                }
             }
         }
     }

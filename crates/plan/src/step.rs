@@ -13,6 +13,7 @@ pub use stages::{Granularity, StagePlan};
 use crate::PlanError;
 use crate::degrees::{Batch, Degrees};
 use crate::description::Description;
+use crate::latency_model::LatencyModel;
 use crate::machine::{Machine, NicKind, Reach};
 use crate::software::Software;
 use schedule::{Placement, Spec};
@@ -77,6 +78,8 @@ pub enum OptimizerState {
 pub struct Prediction {
     /// The whole step.
     pub step_s: f64,
+    /// The same by closed formulas, indexed as [`LatencyModel::ALL`]. They know equal stages and 1F1B.
+    pub closed_s: [f64; 2],
     /// Its passes, from the first forward to the last backward.
     pub passes_s: f64,
     /// Summing gradients over replicas and gathering parameters, as far as it is not hidden.
@@ -144,6 +147,11 @@ impl Prediction {
     /// Bytes of the fullest rank.
     pub fn peak_bytes(&self) -> u64 {
         self.memory.iter().map(|rank| rank.iter().sum()).max().unwrap_or(0)
+    }
+
+    /// Seconds of the step as `predictor` has them, `None` being the simulator.
+    pub fn by(&self, predictor: Option<LatencyModel>) -> f64 {
+        predictor.map_or(self.step_s, |model| self.closed_s[model as usize])
     }
 
     /// Bytes that are missing on the rank that misses most; 0 or less when it fits.

@@ -446,7 +446,7 @@ impl Clock<'_> {
             Work::Attention { rows, tokens, core, pass } => self.attention_s(rows, tokens, core, pass),
             Work::Stream { bytes, kind } => {
                 let share = match kind {
-                    Stream::Elementwise => efficiency.memory,
+                    Stream::Elementwise => efficiency.of_elementwise(),
                     Stream::Permute => efficiency.permute,
                     Stream::Loss => efficiency.loss,
                 };

@@ -1,7 +1,11 @@
 //! Pipette's measured cluster replayed; annealing against all maps; closed formulas against the simulator.
 
 use mesh::{Rank, StageMap};
-use plan::{ClosedForm, LatencyModel, MappedExchange};
+use plan::machine::{DevicePreset, Network, NodeGroup, Pairs};
+use plan::{
+    Batch, ClosedForm, Description, Fixed, Granularity, LatencyModel, Machine, MappedExchange, Software, Space, Task,
+    Trainer, predict, search,
+};
 use proptest::test_runner::{Config, RngSeed, TestRunner};
 use schedule::{Backward, Kind, Spec, generate};
 use simulate::{Communication, Costs, Link, StageCost, simulate};
@@ -59,6 +63,80 @@ fn annealing_finds_the_optimum() {
         // Three starts, as a user would.
         let found = (0..3).map(|seed| exchange.seconds(&exchange.anneal(30_000, seed))).fold(f64::INFINITY, f64::min);
         assert_eq!(found, best, "{n} nodes in pipelines of {stages}");
+    }
+}
+
+/// On random networks of up to six nodes the search's order is as good as the best of all orders, each played.
+#[test]
+fn searches_place_nodes() {
+    let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(3), ..Config::default() });
+    let mut gains = Vec::new();
+    for (n, pipeline) in [(4, 4), (5, 5), (6, 6), (6, 3), (6, 2)] {
+        let matrix: Vec<Vec<f64>> =
+            (0..n).map(|_| (0..n).map(|_| 2e8 * f64::from(1 + draw(&mut runner, 20))).collect()).collect();
+        let task = placing_task(matrix.clone());
+        let space = Space {
+            fixed: Fixed { pipeline: Some(pipeline), tensor: Some(1), ..Fixed::default() },
+            microbatch_rows: vec![1],
+            kinds: vec![Kind::OneFOneB],
+            ..Space::of(Trainer::Megatron, &task.software)
+        };
+        let found = search(&task, &space, 1).expect("a plan").best.remove(0);
+        let step_s = |order: &[usize]| {
+            let row = |&from: &usize| order.iter().map(|&to| matrix[from][to]).collect();
+            predict(&placing_task(order.iter().map(row).collect()), &found.layout).expect("a prediction").step_s
+        };
+        let identity: Vec<usize> = (0..n).collect();
+        let order = found.nodes.clone().unwrap_or_else(|| identity.clone());
+        assert_eq!(step_s(&order), found.prediction.step_s, "what is told is what was played");
+        let best = orders(n).iter().map(|order| step_s(order)).fold(f64::INFINITY, f64::min);
+        gains.push(step_s(&identity) / best - 1.0);
+        let above = found.prediction.step_s / best - 1.0;
+        println!(
+            "{n} nodes, pipeline {pipeline}: {:.1} % gained, {:.2} % above the best",
+            100.0 * gains[gains.len() - 1],
+            100.0 * above
+        );
+        // What annealing compares is not the step itself: orders whose steps are this close may change places.
+        assert!(above < 0.001, "{n} nodes in {pipeline} stages: {above}");
+    }
+    assert!(gains.iter().any(|gain| *gain > 0.1), "{gains:?}");
+}
+
+/// Every order of `n` nodes.
+fn orders(n: usize) -> Vec<Vec<usize>> {
+    if n == 0 {
+        return vec![Vec::new()];
+    }
+    let with_last = |order: Vec<usize>| {
+        (0..n).map(move |at| {
+            let mut order = order.clone();
+            order.insert(at, n - 1);
+            order
+        })
+    };
+    orders(n - 1).into_iter().flat_map(with_last).collect()
+}
+
+fn placing_task(bytes_per_s: Vec<Vec<f64>>) -> Task {
+    let config = r#"{"model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 12, "num_attention_heads": 8,
+        "intermediate_size": 4096, "vocab_size": 32000}"#;
+    let group = NodeGroup {
+        name: "nodes".to_owned(),
+        count: bytes_per_s.len(),
+        cluster: "one".to_owned(),
+        devices: 1,
+        device: DevicePreset::A100.device(),
+        fabric: DevicePreset::A100.fabric(),
+        nics: Vec::new(),
+    };
+    let network = Network::Pairs(Pairs { bytes_per_s, latency_s: 5e-5 });
+    Task {
+        model: Description::from_config_json(config).expect("a Llama"),
+        machine: Machine { name: "test".to_owned(), nodes: vec![group], network },
+        software: Software::megatron(),
+        batch: Batch { rows: 60, tokens: 512 },
+        granularity: Granularity::Layers,
     }
 }
 

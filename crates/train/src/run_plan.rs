@@ -102,6 +102,7 @@ impl RunPlan {
             times: times.clone(),
             costs: &arithmetic,
             finish: &finish,
+            most_tries: 1,
             above: &|_, _| 0.0,
         };
         let compute = choice.best()?.schedule;

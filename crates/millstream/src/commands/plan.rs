@@ -1,6 +1,7 @@
 //! `millstream plan`.
 
 mod answer;
+mod calibrate;
 mod local;
 mod space;
 
@@ -9,6 +10,7 @@ use crate::out_folder::write_whole;
 use crate::{Outcome, machine_file};
 use answer::Answer;
 use clap::ValueEnum;
+use plan::machine::Precision;
 use plan::{Batch, Description, Granularity, Software, Task, Trainer, emit, search};
 use schedule::Kind;
 use std::path::{Path, PathBuf};
@@ -79,6 +81,19 @@ pub struct Args {
     /// Write the best plan for `millstream train --plan`.
     #[arg(long, value_name = "OUT.toml")]
     out: Option<PathBuf>,
+    /// Fit the machine to a traced step of this model and batch instead of planning: a PyTorch profiler's trace (.json or
+    /// .json.gz) of one device, or with --trainer millstream a run's timeline.json.
+    #[arg(long, value_name = "TRACE", conflicts_with_all = ["json", "emit", "out", "svg"])]
+    calibrate: Option<PathBuf>,
+    /// Write the fitted machine file here.
+    #[arg(long, value_name = "OUT.toml", requires = "calibrate")]
+    machine_out: Option<PathBuf>,
+    /// Whose step times plans are compared by: the simulator's, or a formula for 1F1B on equal stages.
+    #[arg(long, value_enum, default_value_t = PredictorName::Simulator)]
+    predictor: PredictorName,
+    /// The number format of products, instead of the trainer's.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
     /// Write a picture of the best plan's step.
     #[arg(long, value_name = "OUT.svg")]
     svg: Option<PathBuf>,
@@ -114,6 +129,25 @@ enum RecomputeName {
     Layers,
 }
 
+/// Who says how long a step takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum PredictorName {
+    /// The schedule, played.
+    Simulator,
+    /// Pipette's formula.
+    Pipette,
+    /// AMP's.
+    Amp,
+}
+
+/// Formats of products.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum PrecisionName {
+    F32,
+    Bf16,
+    Fp8,
+}
+
 /// Between what stages are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 enum CutName {
@@ -147,6 +181,10 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         TrainerName::Any => (Trainer::Any, Software::megatron()),
         TrainerName::Millstream => {
             args.check_local()?;
+            if let Some(trace) = &args.calibrate {
+                super::print(&calibrate::of_cores(trace, &machine, &file, &args)?)?;
+                return Ok(Outcome::Done);
+            }
             let (page, plan_file) = local::answer(&args, &machine, &file)?;
             if let Some(path) = &args.out {
                 write_whole(path, &plan_file).map_err(users)?;
@@ -155,6 +193,12 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Done);
         }
     };
+    let precision = args.precision.map_or(software.precision, |precision| match precision {
+        PrecisionName::F32 => Precision::F32,
+        PrecisionName::Bf16 => Precision::Bf16,
+        PrecisionName::Fp8 => Precision::Fp8,
+    });
+    let software = Software { precision, ..software };
     let granularity = match args.cut.unwrap_or(CutName::Layers) {
         CutName::Layers => Granularity::Layers,
         CutName::HalfLayers => Granularity::HalfLayers,
@@ -162,6 +206,10 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let space = space::of(trainer, &software, &args)?;
     let batch = Batch { rows: args.batch, tokens: args.sequence };
     let task = Task { model, machine, software, batch, granularity };
+    if let Some(trace) = &args.calibrate {
+        super::print(&calibrate::of_device(trace, &task, &args)?)?;
+        return Ok(Outcome::Done);
+    }
     let found = search(&task, &space, args.best).map_err(users)?;
     if let (Some(path), Some(best)) = (&args.svg, found.best.first()) {
         write_whole(path, simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;

@@ -6,6 +6,9 @@ use plan::Choice;
 use schedule::{Kind, Schedule, ScheduleError, Spec};
 use simulate::Timeline;
 
+/// How often a schedule is made again for less memory.
+const MOST_TRIES: usize = 16;
+
 impl Setting {
     /// The simulation of a published schedule; those that choose between orders do as [`Choice::best`] says, under the
     /// simulation's memory limit.
@@ -33,6 +36,7 @@ impl Setting {
             times: planned.times.clone(),
             costs: &costs,
             finish: &|schedule| self.with_vocabulary(schedule, vocabulary, &planned),
+            most_tries: MOST_TRIES,
             above: &|schedule, timeline| self.above(&simulation_of(schedule.clone()), timeline),
         };
         Ok(simulation_of(choice.best()?.schedule))

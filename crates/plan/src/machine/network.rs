@@ -61,7 +61,13 @@ impl Machine {
         }
         let least = self.nodes[seat.group..=end.group].iter().map(|group| group.devices).min().unwrap_or(group.devices);
         path.per_node = (least / stride).clamp(1, ranks);
-        let (kind, per_device, latency_s) = self.slowest(seat.node, end.node);
+        let mut nodes: Vec<usize> = match &self.network {
+            Network::Cards => vec![seat.node, end.node],
+            // Links differ: only those between members count.
+            Network::Pairs(_) => (0..ranks).map(|i| self.node_of(first + i * stride)).collect(),
+        };
+        nodes.dedup();
+        let (kind, per_device, latency_s) = self.slowest(&nodes);
         path.reach = Reach::Network(kind);
         path.between_bytes_per_s = per_device * path.per_node as f64;
         path.between_latency_s = latency_s;
@@ -126,11 +132,12 @@ impl Machine {
         Some((Some(kind), of_node(a, of_a).min(of_node(b, of_b)), of_a.latency_s.max(of_b.latency_s)))
     }
 
-    /// The slowest step of a ring over the nodes from `first` to `last` in order.
-    fn slowest(&self, first: usize, last: usize) -> (Option<NicKind>, f64, f64) {
+    /// The slowest step of a ring over `nodes` in order; where links are what cards are, over all from the first to the last.
+    fn slowest(&self, nodes: &[usize]) -> (Option<NicKind>, f64, f64) {
         let mut worst: Option<(Option<NicKind>, f64, f64)> = None;
+        let (first, last) = (nodes[0], nodes[nodes.len() - 1]);
         let steps: Vec<(usize, usize)> = match &self.network {
-            Network::Pairs(_) => (first..last).map(|node| (node, node + 1)).chain([(last, first)]).collect(),
+            Network::Pairs(_) => nodes.windows(2).map(|pair| (pair[0], pair[1])).chain([(last, first)]).collect(),
             // Nodes of a group are alike: one step within each, one between neighbours, and the way back.
             Network::Cards => {
                 let mut steps = Vec::new();

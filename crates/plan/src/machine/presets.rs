@@ -106,13 +106,16 @@ impl Efficiency {
     pub fn typical(product: f64) -> Self {
         Self {
             product,
+            product_backward: None,
             product_half: 0.0,
             grouped: 0.8 * product,
             attention: 0.8 * product,
             attention_backward: 0.7 * product,
             memory: 0.7,
+            elementwise: None,
             permute: 0.5,
             loss: 0.3,
+            update: None,
             operation_s: 5e-6,
             measured: None,
         }

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 pub struct Efficiency {
     /// Share of the peak that large matrix products sustain in a long run, when the device is as warm as it gets.
     pub product: f64,
+    /// The same for the products of backward; `None` where it is not known to differ.
+    pub product_backward: Option<f64>,
     /// Size of a product's side at which half of that is lost: a side of `x` reaches `x / (x + half)`; 0 for none.
     pub product_half: f64,
     /// Share of the peak that grouped products of experts sustain.
@@ -18,10 +20,15 @@ pub struct Efficiency {
     pub attention_backward: f64,
     /// Share of the memory's bandwidth that element-wise operations reach.
     pub memory: f64,
+    /// The share of it that norms, activations and additions reach, counted as if each read and wrote its operands once:
+    /// less where they are not fused. `None` for `memory`.
+    pub elementwise: Option<f64>,
     /// Share that permuting tokens to experts reaches.
     pub permute: f64,
     /// Share that the loss over the vocabulary reaches.
     pub loss: f64,
+    /// Share that the optimizer's update reaches; `None` for that of element-wise operations.
+    pub update: Option<f64>,
     /// Seconds that every memory-bound operation takes beside its bytes.
     pub operation_s: f64,
     /// Operations measured one by one; what is not among them has the shares above. Nothing runs faster than
@@ -96,7 +103,7 @@ impl Device {
         let measured = efficiency.measured.as_ref().and_then(|measured| measured.products.get(&(m, k, n, layout)));
         let share = match measured {
             Some(share) => share.min(efficiency.product),
-            None => efficiency.product * self.saturation(m) * self.saturation(k) * self.saturation(n),
+            None => efficiency.of_product(layout) * self.saturation(m) * self.saturation(k) * self.saturation(n),
         };
         let flops = 2.0 * m as f64 * k as f64 * n as f64;
         let element_bytes = precision.bytes();
@@ -125,7 +132,7 @@ impl Device {
         });
         let share = match measured {
             Some(share) => share.min(efficiency.product),
-            None => efficiency.grouped * self.saturation(m) * self.saturation(k) * self.saturation(n),
+            None => efficiency.of_grouped(layout) * self.saturation(m) * self.saturation(k) * self.saturation(n),
         };
         let flops = 2.0 * groups as f64 * m as f64 * k as f64 * n as f64;
         let elements = groups as f64 * (m as f64 * k as f64 + k as f64 * n as f64 + m as f64 * n as f64);
@@ -140,6 +147,34 @@ impl Device {
 
     fn saturation(&self, side: usize) -> f64 {
         side as f64 / (side as f64 + self.efficiency.product_half)
+    }
+}
+
+impl Efficiency {
+    /// Of long products of backward.
+    pub fn backward(&self) -> f64 {
+        self.product_backward.unwrap_or(self.product)
+    }
+
+    /// Of norms, activations and additions.
+    pub fn of_elementwise(&self) -> f64 {
+        self.elementwise.unwrap_or(self.memory)
+    }
+
+    /// Of the optimizer's update.
+    pub fn of_update(&self) -> f64 {
+        self.update.unwrap_or(self.memory)
+    }
+
+    fn of_product(&self, layout: Layout) -> f64 {
+        match layout {
+            Layout::Tn => self.product,
+            Layout::Nn | Layout::Nt => self.backward(),
+        }
+    }
+
+    fn of_grouped(&self, layout: Layout) -> f64 {
+        self.grouped * self.of_product(layout) / self.product
     }
 }
 

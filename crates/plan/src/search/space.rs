@@ -2,6 +2,7 @@
 
 use crate::PlanError;
 use crate::degrees::Degrees;
+use crate::latency_model::LatencyModel;
 use crate::software::{AttentionKernel, Software};
 use crate::step::{Checkpointing, Granularity, Layout, OptimizerState, StagePlan, Task};
 use schedule::{Backward, Kind, Placement, Spec};
@@ -33,6 +34,9 @@ pub struct Space {
     pub recompute: Vec<Checkpointing>,
     /// Who holds the optimizer's state.
     pub optimizer: Vec<OptimizerState>,
+    /// Whose step times layouts are compared by; `None` for the simulator's. The formulas know 1F1B alone, so that other
+    /// schedules are left out; memory is the simulator's in any case.
+    pub predictor: Option<LatencyModel>,
 }
 
 /// Degrees that are given.
@@ -111,6 +115,7 @@ impl Space {
             chunks: vec![2, 3, 4],
             recompute,
             optimizer: vec![OptimizerState::Sharded],
+            predictor: None,
         }
     }
 
@@ -222,7 +227,8 @@ impl Space {
             push(Kind::OneFOneB, Backward::Fused, 1);
             return layouts;
         }
-        for &kind in &self.kinds {
+        let is_known = |kind: &&Kind| self.predictor.is_none() || **kind == Kind::OneFOneB;
+        for &kind in self.kinds.iter().filter(is_known) {
             let backward = if kind.places_weight_passes() { Backward::Split } else { Backward::Fused };
             match kind.placement() {
                 Placement::Looped => {
@@ -240,6 +246,10 @@ impl Space {
 
     /// What no schedule of the family undercuts: all work spread evenly over the ranks, and nothing after it.
     pub(super) fn coarse_bound(&self, task: &Task, family: &Family) -> Result<f64, PlanError> {
+        if self.predictor.is_some() {
+            // A formula may be below what any schedule takes.
+            return Ok(0.0);
+        }
         let layout = Layout {
             degrees: family.degrees,
             microbatch_rows: family.microbatch_rows,

@@ -72,7 +72,7 @@ impl StagePlan<'_> {
         let whole = (dense + expert) * (gradient + if is_scaled { 2.0 * gradient } else { 0.0 });
         // Norm, clipping, gradient and state into the update and the state out of it, master into weight.
         let shard = here * (gradient + 2.0 * gradient + gradient + 2.0 * state + 4.0 + weight);
-        device.stream_s(whole + shard, device.efficiency.memory)
+        device.stream_s(whole + shard, device.efficiency.of_update())
     }
 
     /// The sum of a tied matrix's gradients on the first and the last stage.

@@ -4,6 +4,7 @@ use super::{Over, Prediction, StagePlan, Traffic};
 use crate::PlanError;
 use crate::choice::Choice;
 use crate::cost::pass_times;
+use crate::latency_model::{ClosedForm, LatencyModel};
 use mesh::{Grid, Rank, StageMap};
 use schedule::{Backward, Kind, PassTimes, Schedule, ScheduleError};
 use simulate::{Category, Costs, Link, StageCost, Timeline, bubbles, idle_fraction, simulate};
@@ -22,6 +23,10 @@ pub enum Effort {
 const ACTIONS_MAX: usize = 250_000;
 /// The same while layouts are compared.
 const SEARCHED_ACTIONS_MAX: usize = 12_000;
+
+/// How often schedules that choose are made again for less memory, and how often while long steps are compared.
+const MOST_TRIES: usize = 16;
+const SEARCHED_TRIES: usize = 3;
 
 /// What is played.
 #[derive(Clone, Debug)]
@@ -66,6 +71,7 @@ impl StagePlan<'_> {
         let used = peak * self.layout.degrees.n_devices() as f64 / self.task.machine.n_devices() as f64;
         Ok(Prediction {
             step_s,
+            closed_s: LatencyModel::ALL.map(|model| model.step_s(&self.closed_form())),
             passes_s: played.seconds,
             exchange_s: slowest.exchange_s,
             optimizer_s: slowest.optimizer_s,
@@ -81,6 +87,33 @@ impl StagePlan<'_> {
             timeline: played.timeline,
             microbatches: self.microbatches,
         })
+    }
+
+    /// What closed formulas are told: the slowest rank's passes, the mean hop.
+    pub(crate) fn closed_form(&self) -> ClosedForm {
+        let n_ranks = self.layout.degrees.pipeline;
+        let (mut forward, mut backward) = (vec![0.0_f64; n_ranks], vec![0.0_f64; n_ranks]);
+        for (stage, &rank) in self.rank_of.iter().enumerate() {
+            let seconds = self.seconds(stage);
+            forward[rank] += seconds.forward;
+            backward[rank] += seconds.input + seconds.weight + self.recompute_s(stage);
+        }
+        let slowest = (0..n_ranks).max_by(|&a, &b| (forward[a] + backward[a]).total_cmp(&(forward[b] + backward[b])));
+        let slowest = slowest.unwrap_or(0);
+        let hops = self.rank_of.windows(2).filter(|pair| pair[0] != pair[1]);
+        let hops: Vec<f64> = hops.map(|pair| self.message_s(pair[0], pair[1]).0).collect();
+        let after = (0..n_ranks).map(|rank| {
+            let exchange = self.data_exchange(rank);
+            exchange.exchange_s + exchange.optimizer_s
+        });
+        ClosedForm {
+            stages: n_ranks,
+            microbatches: self.microbatches,
+            forward_s: forward[slowest],
+            backward_s: backward[slowest],
+            message_s: hops.iter().sum::<f64>() / hops.len().max(1) as f64,
+            exchange_s: after.fold(0.0, f64::max),
+        }
     }
 
     /// Bytes that every device of a pipeline rank may hold.
@@ -103,18 +136,20 @@ impl StagePlan<'_> {
         let n_ranks = self.layout.degrees.pipeline;
         let per_microbatch = self.stages.len() * if self.splits_backward() { 7 } else { 6 };
         let m = self.microbatches;
-        let (actions_max, least_rounds) = match effort {
-            Effort::Full => (ACTIONS_MAX, 3),
-            Effort::Search => (SEARCHED_ACTIONS_MAX, 2),
+        let (actions_max, least_rounds, most_tries) = match effort {
+            Effort::Full => (ACTIONS_MAX, 3, MOST_TRIES),
+            Effort::Search => (SEARCHED_ACTIONS_MAX, 2, SEARCHED_TRIES),
         };
         if m * per_microbatch <= actions_max || m <= (least_rounds + 1) * n_ranks {
-            return playing.play(self, m);
+            // What is short is played alike, so that a search compares what a prediction then says.
+            return playing.play(self, m, MOST_TRIES);
         }
         // As many as fit, as many more than whole rounds as in the real step.
         let rounds = (actions_max / per_microbatch / n_ranks).max(least_rounds);
         let long = (rounds * n_ranks + m % n_ranks).min(m);
         let short = long - n_ranks;
-        let (short, mut long, left) = (playing.play(self, short)?, playing.play(self, long)?, (m - long) as f64);
+        let (short, mut long, left) =
+            (playing.play(self, short, most_tries)?, playing.play(self, long, most_tries)?, (m - long) as f64);
         let per_further = (long.seconds - short.seconds) / n_ranks as f64;
         let busy = (1.0 - long.bubble) * long.seconds;
         let short_busy = (1.0 - short.bubble) * short.seconds;
@@ -186,7 +221,7 @@ impl StagePlan<'_> {
 
 impl Playing {
     /// Makes the schedule of `microbatches` and simulates it.
-    fn play(&self, plan: &StagePlan, microbatches: usize) -> Result<Played, PlanError> {
+    fn play(&self, plan: &StagePlan, microbatches: usize, most_tries: usize) -> Result<Played, PlanError> {
         let route = self.stage_map.route();
         let message = self.costs.links.iter().map(|link| link.latency_s + plan.carry_bytes as f64 / link.bytes_per_s);
         let mut times = pass_times(&route, &self.costs.stages);
@@ -207,6 +242,7 @@ impl Playing {
             times,
             costs: &self.costs,
             finish: &Ok,
+            most_tries,
             above: &above,
         };
         let chosen = match choice.best() {

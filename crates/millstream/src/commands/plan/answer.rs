@@ -3,7 +3,7 @@
 use crate::commands::table;
 use crate::units;
 use plan::machine::{NicKind, NodeGroup, Precision};
-use plan::{Checkpointing, Over, Prediction, Reason, Search, Space, Task, search};
+use plan::{Checkpointing, Found, LatencyModel, Over, Prediction, Reason, Search, Space, Task, search};
 use serde::Serialize;
 use simulate::Category;
 
@@ -42,6 +42,11 @@ struct Plan {
     /// Blocks (embedding, attention, MLP, head) of every stage.
     cut: Vec<usize>,
     step_s: f64,
+    /// The step by Pipette's and by AMP's formula, which know equal stages and 1F1B.
+    pipette_s: f64,
+    amp_s: f64,
+    /// The machine's nodes in the order in which they take places; `null` for that of its file.
+    nodes: Option<Vec<usize>>,
     passes_s: f64,
     exchange_s: f64,
     optimizer_s: f64,
@@ -116,7 +121,7 @@ impl Answer {
             layouts: search.n_layouts,
             simulated: search.n_simulated,
             notes: notes(task),
-            plans: search.best.iter().map(|found| Plan::new(&found.layout, &found.prediction)).collect(),
+            plans: search.best.iter().map(Plan::new).collect(),
             lost: lost.collect(),
             missing,
         }
@@ -160,6 +165,8 @@ impl Answer {
             "recompute",
             "rows x microbatches",
             "step",
+            "pipette",
+            "amp",
             "tokens/s",
             "of peak",
             "bubble",
@@ -192,7 +199,8 @@ impl Answer {
 }
 
 impl Plan {
-    fn new(layout: &plan::Layout, prediction: &Prediction) -> Self {
+    fn new(found: &Found) -> Self {
+        let (layout, prediction) = (&found.layout, &found.prediction);
         let degrees = layout.degrees;
         let memory = prediction.memory.iter().zip(&prediction.usable).map(|(bytes, usable)| {
             let of = |category: Category| bytes[category as usize];
@@ -237,6 +245,9 @@ impl Plan {
             },
             cut: prediction.sizes.clone(),
             step_s: prediction.step_s,
+            pipette_s: prediction.by(Some(LatencyModel::Pipette)),
+            amp_s: prediction.by(Some(LatencyModel::Amp)),
+            nodes: found.nodes.clone(),
             passes_s: prediction.passes_s,
             exchange_s: prediction.exchange_s,
             optimizer_s: prediction.optimizer_s,
@@ -262,6 +273,8 @@ impl Plan {
             self.recompute.to_owned(),
             format!("{} x {}", self.microbatch_rows, self.microbatches),
             units::seconds(self.step_s),
+            units::seconds(self.pipette_s),
+            units::seconds(self.amp_s),
             units::count(self.tokens_per_s as u64),
             units::percent(self.peak_share),
             units::percent(self.bubble),
@@ -274,6 +287,10 @@ impl Plan {
     fn details(&self) -> String {
         let cut: Vec<String> = self.cut.iter().map(usize::to_string).collect();
         let mut text = format!("blocks by stage: {}\n", cut.join(" "));
+        if let Some(nodes) = &self.nodes {
+            let nodes: Vec<String> = nodes.iter().map(usize::to_string).collect();
+            text += &format!("nodes in this order: {}\n", nodes.join(" "));
+        }
         for traffic in &self.traffic {
             text += &format!(
                 "{} over {}: {} a step on the busiest rank\n",

@@ -4,7 +4,8 @@ use super::Args;
 use crate::commands::table;
 use crate::fault::{UserFault, users};
 use crate::units;
-use plan::{LocalPlan, LocalTask, Machine, Prediction, Recompute, local_plans};
+use architecture::Architecture;
+use plan::{LocalPlan, LocalRates, LocalTask, Machine, Prediction, Recompute, local_plans};
 use schedule::{Backward, Kind, Placement};
 use std::path::Path;
 
@@ -14,11 +15,7 @@ const STEP_TOKENS_MAX: usize = 1 << 24;
 
 /// The best plans as a page, and the best as a plan file.
 pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, String), UserFault> {
-    if machine.n_devices() != 1 {
-        let found =
-            format!("{} has {} devices, but `train` runs on one machine's cores", machine.name, machine.n_devices());
-        return Err(UserFault::new(found).hint("let `millstream doctor --machine here.toml` write the file"));
-    }
+    check_machine(machine)?;
     let text = std::fs::read_to_string(model).map_err(users)?;
     let architecture = architecture::from_config_json(&text).map_err(users)?;
     for (name, found, most) in [
@@ -30,15 +27,7 @@ pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, S
             return Err(UserFault::new(message));
         }
     }
-    let device = &machine.nodes[0].device;
-    let task = LocalTask {
-        architecture: &architecture,
-        rows: args.batch,
-        tokens: args.sequence,
-        cores: std::thread::available_parallelism().map_or(1, usize::from),
-        flops_per_s: device.peak.f32 * device.efficiency.product,
-        memory_bytes: device.usable_bytes(),
-    };
+    let task = task(args, machine, &architecture);
     let kinds = super::kinds(&args.schedule, Kind::ALL.to_vec())?;
     let plans = local_plans(&task, &kinds);
     let wanted = |plan: &&LocalPlan| {
@@ -55,7 +44,65 @@ pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, S
             UserFault::new(format!("nothing fits: the leanest of the fastest needs {missing} more than there are"));
         return Err(fault.hint("use fewer rows or shorter ones, or a smaller model"));
     }
-    Ok((page(&plans[..plans.len().min(args.best)], args), plan_file(best, args)))
+    let shown = &plans[..plans.len().min(args.best)];
+    let answer = if args.json { json(shown, args)? } else { page(shown, args) };
+    Ok((answer, plan_file(best, args)))
+}
+
+/// Whether it is one that `train` runs on.
+pub fn check_machine(machine: &Machine) -> Result<(), UserFault> {
+    if machine.n_devices() == 1 {
+        return Ok(());
+    }
+    let found =
+        format!("{} has {} devices, but `train` runs on one machine's cores", machine.name, machine.n_devices());
+    Err(UserFault::new(found).hint("let `millstream doctor --machine here.toml` write the file"))
+}
+
+/// What is asked, on the machine's only device.
+pub fn task<'a>(args: &Args, machine: &Machine, architecture: &'a Architecture) -> LocalTask<'a> {
+    let device = &machine.nodes[0].device;
+    let efficiency = &device.efficiency;
+    LocalTask {
+        architecture,
+        rows: args.batch,
+        tokens: args.sequence,
+        cores: std::thread::available_parallelism().map_or(1, usize::from),
+        rates: LocalRates {
+            forward_flops_per_s: device.peak.f32 * efficiency.product,
+            backward_flops_per_s: device.peak.f32 * efficiency.backward(),
+            update_bytes_per_s: device.memory_bytes_per_s * efficiency.of_update(),
+        },
+        memory_bytes: device.usable_bytes(),
+    }
+}
+
+/// The plans as `--json` prints them; times in seconds.
+fn json(plans: &[&LocalPlan], args: &Args) -> Result<String, UserFault> {
+    let tokens = (args.batch * args.sequence) as f64;
+    let plans = plans.iter().map(|plan| {
+        serde_json::json!({
+            "ranks": plan.n_ranks,
+            "schedule": plan.spec.kind.id(),
+            "backward": backward(plan.spec.backward),
+            "recompute": recompute(plan),
+            "microbatches": plan.microbatches,
+            "cut": plan.sizes,
+            "step_s": plan.step_s,
+            "tokens_per_s": tokens / plan.step_s,
+            "bubble": plan.bubble,
+            "peak_bytes": plan.memory,
+        })
+    });
+    let answer = serde_json::json!({ "plans": plans.collect::<Vec<serde_json::Value>>() });
+    Ok(serde_json::to_string_pretty(&answer).map_err(users)? + "\n")
+}
+
+fn backward(backward: Backward) -> &'static str {
+    match backward {
+        Backward::Fused => "fused",
+        Backward::Split => "split",
+    }
 }
 
 fn page(plans: &[&LocalPlan], args: &Args) -> String {
@@ -88,10 +135,7 @@ fn recompute(plan: &LocalPlan) -> &'static str {
 
 /// What `train --plan` lays over its run file.
 fn plan_file(plan: &LocalPlan, args: &Args) -> String {
-    let backward = match plan.spec.backward {
-        Backward::Fused => "fused",
-        Backward::Split => "split",
-    };
+    let backward = backward(plan.spec.backward);
     let per_rank = plan.sizes.len() / plan.n_ranks;
     let looped = match plan.spec.kind.placement() {
         Placement::Looped => format!("stages_per_rank = {per_rank}\n"),

@@ -1,8 +1,8 @@
 //! The options as a space to search.
 
-use super::{Args, RecomputeName, kinds};
+use super::{Args, PredictorName, RecomputeName, kinds};
 use crate::fault::UserFault;
-use plan::{Checkpointing, Fixed, Software, Space, Trainer};
+use plan::{Checkpointing, Fixed, LatencyModel, Software, Space, Trainer};
 
 /// What is looked at: all that the trainer has, less what options fix.
 pub fn of(trainer: Trainer, software: &Software, args: &Args) -> Result<Space, UserFault> {
@@ -14,6 +14,11 @@ pub fn of(trainer: Trainer, software: &Software, args: &Args) -> Result<Space, U
         context: args.context,
         expert: args.expert,
         tensor: args.tensor,
+    };
+    space.predictor = match args.predictor {
+        PredictorName::Simulator => None,
+        PredictorName::Pipette => Some(LatencyModel::Pipette),
+        PredictorName::Amp => Some(LatencyModel::Amp),
     };
     if let Some(rows) = args.microbatch {
         space.microbatch_rows = vec![rows];
