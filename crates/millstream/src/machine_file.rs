@@ -253,10 +253,10 @@ pub fn text_of(machine: &Machine, comment: &str) -> String {
         line(format!("operation_us = {:.3}", efficiency.operation_s * 1e6));
         let rate = group.fabric.rate(Collective::AllReduce);
         line(format!("\n[nodes.fabric]\ngbytes_per_s = {}", group.fabric.bytes_per_s / 1e9));
-        line(format!("efficiency = {}\nlatency_us = {}", rate.share, rate.step_s * 1e6));
+        line(format!("efficiency = {}\nlatency_us = {:.3}", rate.share, rate.step_s * 1e6));
         for nic in &group.nics {
             line(format!("\n[[nodes.nics]]\nkind = \"{}\"\ncount = {}", nic.kind.id(), nic.count));
-            line(format!("gbytes_per_s = {}\nlatency_us = {}", nic.bytes_per_s / 1e9, nic.latency_s * 1e6));
+            line(format!("gbytes_per_s = {}\nlatency_us = {:.3}", nic.bytes_per_s / 1e9, nic.latency_s * 1e6));
         }
     }
     if let Network::Pairs(pairs) = &machine.network {
@@ -264,7 +264,7 @@ pub fn text_of(machine: &Machine, comment: &str) -> String {
             format!("[{}]", row.iter().map(|bytes| (bytes / 1e9).to_string()).collect::<Vec<String>>().join(", "))
         };
         let rows: Vec<String> = pairs.bytes_per_s.iter().map(row).collect();
-        line(format!("\n[network]\nlatency_us = {}", pairs.latency_s * 1e6));
+        line(format!("\n[network]\nlatency_us = {:.3}", pairs.latency_s * 1e6));
         line(format!("pairs_gbytes_per_s = [{}]", rows.join(",\n    ")));
     }
     file
