@@ -109,8 +109,7 @@ impl Architecture {
             weight_gradient_elements: n * self.per_token(queues),
             forward_elements: match block {
                 Block::Embedding => n * self.hidden_size as u64,
-                Block::Attention(_) => n * self.attention_forward(),
-                Block::Mlp(_) => n * self.mlp_forward(),
+                Block::Attention(_) | Block::Mlp(_) => n * self.last_product(),
                 Block::Head => 0,
             },
             backward_elements: match block {
@@ -192,33 +191,14 @@ impl Architecture {
         PerToken { hidden: 2, feed_forward: self.n_mlp_inputs() + 1, ..NOTHING }
     }
 
-    /// The output projection's result, to which the residual is added; or, where queries, keys and values are parts of one
-    /// product, copies of them when the core's result, as wide as the queries, is not there yet.
-    fn attention_forward(&self) -> u64 {
-        let result = self.per_token(PerToken { hidden: 1, ..NOTHING });
-        match self.family {
-            Family::Phi3 | Family::Gpt2 => result.max(self.per_token(PerToken { key_values: 2, ..NOTHING })),
-            _ => result,
-        }
+    /// The result of a block's last product, to which the residual is added.
+    fn last_product(&self) -> u64 {
+        self.per_token(PerToken { hidden: 1, ..NOTHING })
     }
 
-    /// The down projection's result; or, where the activation's inputs are parts of one product, copies of them.
-    fn mlp_forward(&self) -> u64 {
-        let result = self.per_token(PerToken { hidden: 1, ..NOTHING });
-        match self.family {
-            Family::Phi3 => result.max(self.per_token(PerToken { feed_forward: self.n_mlp_inputs(), ..NOTHING })),
-            _ => result,
-        }
-    }
-
-    /// Widest moment: the residual's gradient, those of the activation's result and inputs. Where both inputs are parts of
-    /// one product, each part's gradient comes back as wide as the whole, and one part is still there.
+    /// Widest moment: the residual's gradient, those of the activation's result and inputs.
     fn mlp_backward(&self) -> PerToken {
-        let feed_forward = match self.family {
-            Family::Phi3 => 2 * self.n_mlp_inputs() + 1,
-            _ => self.n_mlp_inputs() + 1,
-        };
-        PerToken { hidden: 1, feed_forward, ..NOTHING }
+        PerToken { hidden: 1, feed_forward: self.n_mlp_inputs() + 1, ..NOTHING }
     }
 
     /// Norms of the residual stream in an attention or MLP block.

@@ -6,7 +6,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
-use kernels::{AdamW, AttentionSpec, HeadSpec, Moments, Seed};
+use kernels::{AdamW, AttentionSpec, HeadSpec, Moments, Seed, Trained};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -72,7 +72,7 @@ fn products(criterion: &mut Criterion) {
         });
         let mut sum = Some(matrix(n_out, n_in));
         operations(&mut group, &format!("weight gradient {n_in} to {n_out}"), flops, || {
-            sum = Some(kernels::weight_gradient(sum.take().expect("given back"), dy.clone(), x.clone()));
+            sum = Some(kernels::weight_gradient(sum.take().expect("given back"), [0, 0], dy.clone(), x.clone()));
         });
     }
     let (one, w) = (matrix(1, 2048), matrix(16384, 2048));
@@ -158,11 +158,11 @@ fn rows(criterion: &mut Criterion) {
         step: 3,
     };
     let gradient = vector(0.1);
-    let mut state = Some((vector(1.0), Moments { m: vector(0.0), v: vector(0.0) }));
+    let (mut value, mut moments) = (vector(1.0), Moments { m: vector(0.0), v: vector(0.0) });
     // Reads four, writes three.
     bytes(&mut group, "AdamW", 7 * n, || {
-        let (parameter, moments) = state.take().expect("given back");
-        state = Some(adamw.update(parameter, &gradient, moments));
+        let (value, moments) = (&mut value, &mut moments);
+        adamw.update(vec![Trained { value, gradient: &gradient, moments, weight_decay: 0.1 }]);
     });
     bytes(&mut group, "sum of squares", n, || {
         black_box(kernels::sum_of_squares(&gradient));

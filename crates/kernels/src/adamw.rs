@@ -1,8 +1,8 @@
-//! AdamW (Loshchilov and Hutter, 2019) as PyTorch defines it, in one pass over a parameter, and gradient norms.
+//! AdamW (Loshchilov and Hutter, 2019) as PyTorch defines it, in one pass over all parameters, and gradient norms.
 
 use crate::flex::{slice, slice_mut};
 use crate::vector::vectorised;
-use burn::backend::Flex;
+use burn::backend::{Flex, tensor::FloatTensor};
 use burn::tensor::{DType, Tensor};
 use rayon::prelude::*;
 
@@ -32,6 +32,19 @@ pub struct Moments {
     pub m: Tensor<1>,
     /// Second moment.
     pub v: Tensor<1>,
+}
+
+/// A parameter that is updated, with what belongs to it.
+#[derive(Debug)]
+pub struct Trained<'a> {
+    /// Its values `[n]`.
+    pub value: &'a mut Tensor<1>,
+    /// Its gradient `[n]`.
+    pub gradient: &'a Tensor<1>,
+    /// Its moments.
+    pub moments: &'a mut Moments,
+    /// Its own, in place of [`AdamW::weight_decay`].
+    pub weight_decay: f64,
 }
 
 /// Elements one task updates: four arrays of 64 kB.
@@ -74,29 +87,31 @@ impl AdamW {
         }
     }
 
-    /// The parameter and its moments after one step: `p -= lr wd p`, `m` and `v` updated with the scaled gradient,
-    /// `p -= lr m^ / (sqrt(v^) + epsilon)`. In place on the CPU when nobody else holds the tensors.
+    /// Takes one step with every parameter: `p -= lr wd p`, `m` and `v` updated with the scaled gradient,
+    /// `p -= lr m^ / (sqrt(v^) + epsilon)`. On the CPU in one pass of all threads over all of them, in place when nobody else
+    /// holds the tensors.
     ///
     /// # Shapes
-    /// - all `[n]`, plain, f32 on the CPU's fused path
-    pub fn update(&self, parameter: Tensor<1>, gradient: &Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
-        self.pass(update_one, composed, parameter, gradient, moments)
+    /// - those of a parameter `[n]`, plain, f32 on the CPU's fused path
+    pub fn update(&self, parameters: Vec<Trained<'_>>) {
+        self.pass(update_one, composed, parameters);
     }
 
-    /// What the parameter and its moments were before [`AdamW::update`] gave these, by inverting its arithmetic: nothing
+    /// What the parameters and their moments were before [`AdamW::update`] made these, by inverting its arithmetic: nothing
     /// needs to be kept for a step that may have to be taken back (Qi et al., *Zero Bubble Pipeline Parallelism*, 2024,
     /// section 4). Equal up to rounding: the parameter to a few units in its last place, each moment to a few in the last
     /// place of `beta m` or of the scaled gradient's share, whichever is larger. A second moment is at least 0.
     ///
     /// # Shapes
-    /// - all `[n]`, plain
+    /// - those of a parameter `[n]`, plain
     ///
     /// # Panics
-    /// When a beta is 0 or the decay is 1: then nothing of the past is left.
-    pub fn undo(&self, parameter: Tensor<1>, gradient: &Tensor<1>, moments: Moments) -> (Tensor<1>, Moments) {
-        let f = self.factors();
-        assert!(f.beta1 > 0.0 && f.beta2 > 0.0 && f.keep > 0.0, "an update that forgets the past cannot be undone");
-        self.pass(undo_one, undo_composed, parameter, gradient, moments)
+    /// When a beta is 0 or a decay is 1: then nothing of the past is left.
+    pub fn undo(&self, parameters: Vec<Trained<'_>>) {
+        let keeps = |one: &Trained| self.learning_rate * one.weight_decay < 1.0;
+        let is_known = self.beta1 > 0.0 && self.beta2 > 0.0 && parameters.iter().all(keeps);
+        assert!(is_known, "an update that forgets the past cannot be undone");
+        self.pass(undo_one, undo_composed, parameters);
     }
 
     /// What [`AdamW::update`] took from the parameter, seen from what it gave: nothing needs to be kept for it. Exact up
@@ -113,31 +128,46 @@ impl AdamW {
     }
 
     /// Over all elements on the CPU, or as tensor operations elsewhere.
-    fn pass(
-        &self,
-        fused: Fused,
-        composed: Composed,
-        parameter: Tensor<1>,
-        gradient: &Tensor<1>,
-        moments: Moments,
-    ) -> (Tensor<1>, Moments) {
-        let f = self.factors();
-        let flex = |t: Tensor<1>| t.try_into_primitive::<Flex>().ok().filter(|t| t.dtype() == DType::F32);
-        let on_cpu = flex(parameter.clone()).is_some();
-        if !on_cpu {
-            return composed(f, parameter, gradient.clone(), moments);
+    fn pass(&self, fused: Fused, composed: Composed, parameters: Vec<Trained<'_>>) {
+        let (on_cpu, elsewhere): (Vec<_>, Vec<_>) = parameters.into_iter().partition(|one| flex(one.value).is_some());
+        for Trained { value, gradient, moments, weight_decay } in elsewhere {
+            let f = AdamW { weight_decay, ..*self }.factors();
+            (*value, *moments) = composed(f, value.clone(), gradient.clone(), moments.clone());
         }
-        let take = |t: Tensor<1>| flex(t).expect("invariant: parameter, gradient and moments share device and dtype");
-        let g = take(gradient.clone()).to_contiguous();
-        let (mut p, mut m, mut v) = (take(parameter), take(moments.m), take(moments.v));
-        {
-            let arrays = slice_mut(&mut p).par_chunks_mut(CHUNK).zip(slice(&g).par_chunks(CHUNK));
-            let moments = slice_mut(&mut m).par_chunks_mut(CHUNK).zip(slice_mut(&mut v).par_chunks_mut(CHUNK));
-            arrays.zip(moments).for_each(|((p, g), (m, v))| fused(f, p, g, m, v));
+        let mut held: Vec<_> = on_cpu
+            .into_iter()
+            .map(|Trained { value, gradient, moments, weight_decay }| {
+                let f = AdamW { weight_decay, ..*self }.factors();
+                let g = flex(gradient).expect(ALIKE).to_contiguous();
+                // Taken out of their places, so that nobody else holds them.
+                let arrays = [&mut *value, &mut moments.m, &mut moments.v].map(taken);
+                (f, g, arrays, (value, moments))
+            })
+            .collect();
+        let chunks = held.iter_mut().flat_map(|(f, g, [p, m, v], _)| {
+            let (f, moments) = (*f, slice_mut(m).chunks_mut(CHUNK).zip(slice_mut(v).chunks_mut(CHUNK)));
+            slice_mut(p).chunks_mut(CHUNK).zip(slice(g).chunks(CHUNK)).zip(moments).map(move |arrays| (f, arrays))
+        });
+        let chunks: Vec<_> = chunks.collect();
+        chunks.into_par_iter().for_each(|(f, ((p, g), (m, v)))| fused(f, p, g, m, v));
+        for (_, _, arrays, (value, moments)) in held {
+            let [p, m, v] = arrays.map(Tensor::from_primitive::<Flex>);
+            (*value, *moments) = (p, Moments { m, v });
         }
-        let tensor = |t| Tensor::from_primitive::<Flex>(t);
-        (tensor(p), Moments { m: tensor(m), v: tensor(v) })
     }
+}
+
+const ALIKE: &str = "invariant: parameter, gradient and moments share device and dtype";
+
+/// The tensor as the CPU's fused path takes it.
+fn flex(t: &Tensor<1>) -> Option<FloatTensor<Flex>> {
+    t.clone().try_into_primitive::<Flex>().ok().filter(|t| t.dtype() == DType::F32)
+}
+
+/// The tensor out of its place, where an empty one is left.
+fn taken(t: &mut Tensor<1>) -> FloatTensor<Flex> {
+    let empty = Tensor::empty([0], &t.device());
+    std::mem::replace(t, empty).try_into_primitive::<Flex>().ok().filter(|t| t.dtype() == DType::F32).expect(ALIKE)
 }
 
 #[inline(always)]
@@ -183,19 +213,31 @@ fn composed(f: Factors, p: Tensor<1>, g: Tensor<1>, moments: Moments) -> (Tensor
     (p, Moments { m, v })
 }
 
-/// Sum of squares of a plain tensor, in f64: blocks of fixed size, added in order, so that the result does not depend
-/// on the number of threads.
+/// Sum of squares of a plain tensor; see [`sums_of_squares`].
 pub fn sum_of_squares(t: &Tensor<1>) -> f64 {
-    match t.clone().try_into_primitive::<Flex>() {
-        Ok(t) if t.dtype() == DType::F32 && t.is_contiguous() => {
-            let blocks: Vec<f64> = slice(&t).par_chunks(CHUNK).map(squares_one).collect();
-            blocks.into_iter().sum()
-        }
-        _ => {
-            let squares = t.clone() * t.clone();
-            f64::from(squares.sum().into_scalar::<f32>())
-        }
+    sums_of_squares(&[t])[0]
+}
+
+/// Sums of squares of plain tensors, in f64, on the CPU in one pass of all threads over all of them: blocks of fixed size,
+/// added in order, so that the results do not depend on the number of threads.
+pub fn sums_of_squares(tensors: &[&Tensor<1>]) -> Vec<f64> {
+    let on_cpu: Vec<_> = tensors.iter().map(|t| flex(t).filter(|t| t.is_contiguous())).collect();
+    let blocks = on_cpu.iter().enumerate().flat_map(|(number, t)| {
+        let blocks = t.iter().flat_map(|t| slice(t).chunks(CHUNK));
+        blocks.map(move |block| (number, block))
+    });
+    let blocks: Vec<_> = blocks.collect();
+    let squares: Vec<(usize, f64)> =
+        blocks.into_par_iter().map(|(number, block)| (number, squares_one(block))).collect();
+    let mut sums = vec![0.0; tensors.len()];
+    for (number, squares) in squares {
+        sums[number] += squares;
     }
+    for ((sum, t), _) in sums.iter_mut().zip(tensors).zip(&on_cpu).filter(|(_, on_cpu)| on_cpu.is_none()) {
+        let t = (*t).clone();
+        *sum = f64::from((t.clone() * t).sum().into_scalar::<f32>());
+    }
+    sums
 }
 
 #[inline(always)]

@@ -1,7 +1,7 @@
 //! How autodiff plays the operations: forward keeps what backward needs, backward is the hand-written one.
 
 use crate::AttentionSpec;
-use crate::linear::{WeightGrad, WeightGrads};
+use crate::linear::{WeightGrad, WeightGrads, WeightPlace};
 use crate::ops::Kernels;
 use crate::seed::Slot;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -19,15 +19,15 @@ impl<B: Kernels> Backward<B, 1> for Linear
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
-    type State = (FloatTensor<B>, FloatTensor<B>, usize, WeightGrads);
+    type State = (FloatTensor<B>, FloatTensor<B>, WeightPlace, WeightGrads);
 
     fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<B>(&ops.node);
-        let (x, w, parameter, queue) = ops.state;
+        let (x, w, place, queue) = ops.state;
         if let [Some(x)] = ops.parents {
             grads.register::<B>(x.id, B::linear_input_gradient(dy.clone(), w));
         }
-        let left = WeightGrad { parameter, x: Tensor::from_primitive::<B>(x), dy: Tensor::from_primitive::<B>(dy) };
+        let left = WeightGrad { place, x: Tensor::from_primitive::<B>(x), dy: Tensor::from_primitive::<B>(dy) };
         queue.0.send(left).expect("invariant: a visit's queue is open until its backward is done");
     }
 }
@@ -165,12 +165,12 @@ impl<B: Kernels, C: CheckpointStrategy> Kernels for Autodiff<B, C>
 where
     DispatchTensor: DispatchKindConversion<B>,
 {
-    fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, parameter: usize, grads: WeightGrads) -> FloatTensor<Self> {
+    fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, place: WeightPlace, grads: WeightGrads) -> FloatTensor<Self> {
         let prepared = Linear.prepare::<C>([x.node()]).compute_bound().stateful();
         let (x, w) = (x.into_primitive(), w.into_primitive());
         let y = B::linear_forward(x.clone(), w.clone());
         match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish((x, w, parameter, grads), y),
+            OpsKind::Tracked(prepared) => prepared.finish((x, w, place, grads), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }

@@ -2,6 +2,7 @@
 
 use crate::ops::{Kernels, plain};
 use crate::path::Path;
+use crate::product::Matrix;
 use crate::{AttentionSpec, attention};
 use crate::{linear, log_probability, masked_softmax, rms_norm, rope, shard_softmax, swiglu};
 use burn::backend::Flex;
@@ -26,6 +27,18 @@ pub(crate) fn dims(t: &FloatTensor<Flex>) -> [usize; 2] {
     let shape = t.layout().shape();
     assert_eq!(shape.num_dims(), 2, "a matrix");
     [shape[0], shape[1]]
+}
+
+/// A matrix as it lies in memory. No stride is negative: [`as_they_lie`].
+pub(crate) fn view(t: &FloatTensor<Flex>) -> Matrix<'_> {
+    let stride = |dim: usize| usize::try_from(t.layout().strides()[dim]).expect("invariant: no negative stride");
+    Matrix { data: &t.storage::<f32>()[t.layout().start_offset()..], row: stride(0), column: stride(1) }
+}
+
+/// The matrices as they lie, or copied where they run backwards; `None` when the fused path does not take them.
+fn as_they_lie<const N: usize>(tensors: [&FloatTensor<Flex>; N]) -> Option<[FloatTensor<Flex>; N]> {
+    let forwards = |t: &FloatTensor<Flex>| t.layout().strides().iter().all(|stride| *stride >= 0);
+    fused(tensors).then(|| tensors.map(|t| if forwards(t) { t.clone() } else { t.to_contiguous() }))
 }
 
 /// A tensor `[n]` that takes the vector over.
@@ -63,14 +76,14 @@ fn indices(ids: &IntTensor<Flex>, vocabulary: usize) -> Vec<usize> {
 
 impl Kernels for Flex {
     fn linear_forward(x: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
-        match contiguous([&x, &w]) {
+        match as_they_lie([&x, &w]) {
             Some([x, w]) => linear::forward_flex(&x, &w),
             None => Self::float_matmul(x, Self::float_transpose(w)),
         }
     }
 
     fn linear_input_gradient(dy: FloatTensor<Self>, w: FloatTensor<Self>) -> FloatTensor<Self> {
-        match contiguous([&dy, &w]) {
+        match as_they_lie([&dy, &w]) {
             Some([dy, w]) => linear::input_gradient_flex(&dy, &w),
             None => Self::float_matmul(dy, w),
         }
@@ -105,8 +118,13 @@ impl Kernels for Flex {
         }
     }
 
-    fn weight_gradient(sum: FloatTensor<Self>, dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        linear::weight_gradient_flex(sum, dy, x)
+    fn weight_gradient(
+        sum: FloatTensor<Self>,
+        at: [usize; 2],
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        linear::weight_gradient_flex(sum, at, dy, x)
     }
 
     fn log_probability_forward(

@@ -27,12 +27,14 @@ mod swiglu;
 mod tile;
 mod vector;
 
-pub use adamw::{AdamW, Moments, sum_of_squares};
+pub use adamw::{AdamW, Moments, Trained, sum_of_squares, sums_of_squares};
 pub use attention::{AttentionSpec, attention};
 pub use gelu::{Gelu, geglu, gelu};
 pub use head::{HEAD_CHUNK, HeadGradient, HeadSpec, LogProbabilities, head_gradient, head_log_probability};
 pub use layer_norm::{LayerNorm, layer_norm};
-pub use linear::{WeightGrad, WeightGrads, linear, linear_forward, weight_gradient};
+pub use linear::{
+    WeightGrad, WeightGrads, WeightPlace, linear, linear_forward, linear_input_gradient, weight_gradient,
+};
 pub use log_probability::log_probability;
 pub use masked_softmax::masked_softmax;
 pub use ops::Kernels;

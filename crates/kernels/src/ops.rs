@@ -1,19 +1,19 @@
 //! The backend extension: every operation's forward and backward, as compositions that run on any backend.
 
 use crate::AttentionSpec;
-use crate::linear::WeightGrads;
+use crate::linear::{WeightGrads, WeightPlace};
 use crate::seed::Slot;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
 use burn::backend::{Backend, TensorMetadata, backend_extension};
-use burn::tensor::TensorData;
+use burn::tensor::{Slice, TensorData};
 use std::sync::Arc;
 
 /// Operations of ours. `_forward` and `_backward` are plain; the name without suffix is the differentiable one.
 #[backend_extension(Flex, Autodiff)]
 pub trait Kernels: Backend {
     /// `x w^T`; see [`crate::linear()`].
-    fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, parameter: usize, grads: WeightGrads) -> FloatTensor<Self> {
-        drop((parameter, grads));
+    fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, place: WeightPlace, grads: WeightGrads) -> FloatTensor<Self> {
+        drop((place, grads));
         Self::linear_forward(x, w)
     }
 
@@ -61,9 +61,14 @@ pub trait Kernels: Backend {
         Self::attention_forward(q, k, v, spec).0
     }
 
-    /// `sum + dy^T x`; see [`crate::weight_gradient`].
-    fn weight_gradient(sum: FloatTensor<Self>, dy: FloatTensor<Self>, x: FloatTensor<Self>) -> FloatTensor<Self> {
-        plain::weight_gradient::<Self>(sum, dy, x)
+    /// `sum` with `dy^T x` added at `at`; see [`crate::weight_gradient`].
+    fn weight_gradient(
+        sum: FloatTensor<Self>,
+        at: [usize; 2],
+        dy: FloatTensor<Self>,
+        x: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        plain::weight_gradient::<Self>(sum, at, dy, x)
     }
 
     /// A scalar 0 through which backward hands `y` the gradient in the slot; see [`crate::Seed`].
@@ -198,8 +203,19 @@ pub(crate) mod plain {
         B::float_reshape(x, [n].into())
     }
 
-    pub fn weight_gradient<B: Backend>(sum: FloatTensor<B>, dy: FloatTensor<B>, x: FloatTensor<B>) -> FloatTensor<B> {
-        B::float_add(sum, B::float_matmul(B::float_transpose(dy), x))
+    pub fn weight_gradient<B: Backend>(
+        sum: FloatTensor<B>,
+        at: [usize; 2],
+        dy: FloatTensor<B>,
+        x: FloatTensor<B>,
+    ) -> FloatTensor<B> {
+        let block: [Slice; 2] = [(at[0], dy.shape()[1]), (at[1], x.shape()[1])].map(|(at, n)| (at..at + n).into());
+        let gradient = B::float_matmul(B::float_transpose(dy), x);
+        if gradient.shape() == sum.shape() {
+            return B::float_add(sum, gradient);
+        }
+        let part = B::float_add(B::float_slice(sum.clone(), &block), gradient);
+        B::float_slice_assign(sum, &block, part)
     }
 
     pub fn log_probability_forward<B: Backend>(

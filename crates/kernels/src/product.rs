@@ -74,19 +74,47 @@ const FEW: usize = 4;
 ///
 /// # Panics
 /// When a slice is too short.
-pub(crate) fn product(isa: Isa, c: &mut [f32], [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: Into) {
-    assert!(c.len() == m * n && a.holds(m, k) && b.holds(k, n), "operands of a product of [{m}, {n}, {k}]");
+pub(crate) fn product(isa: Isa, c: &mut [f32], dims: [usize; 3], a: Matrix, b: Matrix, into: Into) {
+    product_in(isa, c, Columns { width: dims[1], first: 0 }, dims, a, b, into);
+}
+
+/// Where a result lies in rows that may be longer than its own.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns {
+    /// Elements of a whole row.
+    pub width: usize,
+    /// The result's first column in it.
+    pub first: usize,
+}
+
+/// As [`product()`], in some columns of `c` `[m, width]`; the others stay as they are.
+///
+/// # Panics
+/// When a slice is too short.
+pub(crate) fn product_in(
+    isa: Isa,
+    c: &mut [f32],
+    Columns { width: c_width, first }: Columns,
+    [m, n, k]: [usize; 3],
+    a: Matrix,
+    b: Matrix,
+    into: Into,
+) {
+    assert!(
+        c.len() == m * c_width && first + n <= c_width && a.holds(m, k) && b.holds(k, n),
+        "operands of a product of [{m}, {n}, {k}]"
+    );
     if m == 0 || n == 0 {
         return;
     }
     if k == 0 && into == Into::Place {
-        c.fill(0.0);
+        c.chunks_mut(c_width).for_each(|row| row[first..first + n].fill(0.0));
     }
-    if m <= FEW && a.column == 1 && b.row == 1 {
+    if m <= FEW && a.column == 1 && b.row == 1 && n == c_width {
         return few_rows(c, [m, n, k], a, b, into);
     }
     if isa == Isa::Baseline {
-        return library(c, [m, n, k], a, b, into);
+        return library(&mut c[first..], c_width, [m, n, k], a, b, into);
     }
     let width = isa.columns();
     let deepest = k.min(PACKED_DEPTH);
@@ -100,7 +128,7 @@ pub(crate) fn product(isa: Isa, c: &mut [f32], [m, n, k]: [usize; 3], a: Matrix,
             let packed = &mut packed[..columns.next_multiple_of(width) * depth];
             pack_right(isa, packed, b.rows_from(step).columns_from(column), depth, columns);
             let strips = Strips { isa, packed, a: a.columns_from(step), depth, columns, add };
-            strips.run(c, column, n);
+            strips.run(c, first + column, c_width);
         }
     }
 }
@@ -366,7 +394,7 @@ unsafe fn transpose_8x8(to: *mut f32, to_row: usize, from: *const f32, from_row:
 }
 
 /// Where we have no tiles of our own: the library that burn's CPU backend uses, which has some for NEON.
-fn library(c: &mut [f32], [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: Into) {
+fn library(c: &mut [f32], c_width: usize, [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: Into) {
     let stride = |stride: usize| isize::try_from(stride).expect("invariant: a slice is shorter than that");
     // SAFETY: `product` checked that the slices hold the operands and the result.
     unsafe {
@@ -376,7 +404,7 @@ fn library(c: &mut [f32], [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: Int
             k,
             c.as_mut_ptr(),
             1,
-            stride(n),
+            stride(c_width),
             into == Into::Sum,
             a.data.as_ptr(),
             stride(a.column),
@@ -468,6 +496,16 @@ mod tests {
                         assert_eq!(c, wanted, "{size:?} {isa:?} strides {} {}", a.row, b.row);
                         pool.install(|| product(isa, &mut c, size, a, b, Into::Sum));
                         assert!(c.iter().zip(&wanted).all(|(c, w)| *c == 2.0 * w), "sum {size:?} {isa:?}");
+                        let mut wide = vec![1.0; m * (n + 5)];
+                        let columns = Columns { width: n + 5, first: 3 };
+                        pool.install(|| product_in(isa, &mut wide, columns, size, a, b, Into::Sum));
+                        for (row, wanted) in wide.chunks(n + 5).zip(wanted.chunks(n)) {
+                            assert!(
+                                row[3..n + 3].iter().zip(wanted).all(|(c, w)| *c == 1.0 + w),
+                                "in {size:?} {isa:?}"
+                            );
+                            assert_eq!([&row[..3], &row[n + 3..]].concat(), [1.0; 5], "beside {size:?} {isa:?}");
+                        }
                     }
                 }
             }

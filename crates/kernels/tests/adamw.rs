@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
-use kernels::{AdamW, Moments, sum_of_squares};
+use kernels::{AdamW, Moments, Trained, sum_of_squares, sums_of_squares};
 
 const START: [f64; 5] = [0.5, -1.25, 0.0, 3.0, -0.001];
 
@@ -32,6 +32,15 @@ fn assert_close(found: Tensor<1>, wanted: &[f64], tolerance: f64, what: &str) {
     }
 }
 
+fn trained<'a>(
+    value: &'a mut Tensor<1>,
+    gradient: &'a Tensor<1>,
+    moments: &'a mut Moments,
+    weight_decay: f64,
+) -> Trained<'a> {
+    Trained { value, gradient, moments, weight_decay }
+}
+
 /// The five numbers `copies` times over, so that tasks and vector lanes are crossed.
 fn check(weight_decay: f64, wanted: [f64; 5], dtype: DType, copies: usize) {
     let all = |five: &[f64; 5]| tensor(&five.repeat(copies), dtype);
@@ -42,11 +51,13 @@ fn check(weight_decay: f64, wanted: [f64; 5], dtype: DType, copies: usize) {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            weight_decay,
+            // A parameter's own counts.
+            weight_decay: 0.5,
             gradient_scale: *gradient_scale,
             step: i as u64 + 1,
         };
-        (p, moments) = adamw.update(p, &all(gradient), moments);
+        let gradient = all(gradient);
+        adamw.update(vec![trained(&mut p, &gradient, &mut moments, weight_decay)]);
     }
     // Four steps of a handful of f32 roundings; both paths take their factors in f32.
     let what = format!("decay {weight_decay}, {dtype:?}, {copies} copies");
@@ -68,12 +79,51 @@ fn as_pytorch() {
 }
 
 #[test]
-fn sums_of_squares() {
+fn squares_are_summed() {
     for n in [1usize, 2, 17, 16_384, 50_021] {
         let values: Vec<f64> = (0..n).map(|i| (i % 113) as f64 / 8.0).collect();
         let wanted: f64 = values.iter().map(|x| x * x).sum();
         // Squares of these numbers and their sums are exact in f64.
         assert_eq!(sum_of_squares(&tensor(&values, DType::F32)), wanted);
+        let tensors = [&values[..n / 3], &values, &values[..1]].map(|values| tensor(values, DType::F32));
+        let of = |t: &Tensor<1>| if t.dims() == [0] { 0.0 } else { sum_of_squares(t) };
+        assert_eq!(sums_of_squares(&tensors.each_ref()), tensors.each_ref().map(of));
+    }
+}
+
+/// Parameters of different sizes, decays and dtypes together are what each is alone, to the bit.
+#[test]
+fn all_at_once_is_one_by_one() {
+    let adamw = AdamW {
+        learning_rate: 0.01,
+        beta1: 0.9,
+        beta2: 0.95,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        gradient_scale: 0.3,
+        step: 7,
+    };
+    let cases = [(1, 0.1, DType::F32), (16_385, 0.0, DType::F32), (3, 0.2, DType::F64), (50_021, 0.1, DType::F32)];
+    let made = || -> Vec<(Tensor<1>, Tensor<1>, Moments, f64)> {
+        let of = |(i, &(n, decay, dtype)): (usize, &(usize, f64, DType))| {
+            let noise =
+                |seed: usize| -> Vec<f64> { (0..n).map(|j| (((j + i + 1) * (seed + 3)) as f64).sin()).collect() };
+            let positive: Vec<f64> = noise(4).iter().map(|x| x * x).collect();
+            let [p, g, m] = [1, 2, 3].map(|seed| tensor(&noise(seed), dtype));
+            (p, g, Moments { m, v: tensor(&positive, dtype) }, decay)
+        };
+        cases.iter().enumerate().map(of).collect()
+    };
+    let (mut together, mut alone) = (made(), made());
+    adamw.update(together.iter_mut().map(|(p, g, moments, decay)| trained(p, g, moments, *decay)).collect());
+    for (p, g, moments, decay) in &mut alone {
+        adamw.update(vec![trained(p, g, moments, *decay)]);
+    }
+    let before = made();
+    for ((found, wanted), before) in together.iter().zip(&alone).zip(&before) {
+        let all = |(p, _, moments, _): &(Tensor<1>, Tensor<1>, Moments, f64)| [p, &moments.m, &moments.v].map(values);
+        assert_eq!(all(found), all(wanted));
+        assert_ne!(all(found), all(before));
     }
 }
 
@@ -94,8 +144,10 @@ fn an_undone_step_leaves_what_was_there() {
             let adamw = AdamW { learning_rate, beta1, beta2, epsilon: 1e-8, weight_decay: 0.1, gradient_scale, step };
             let before = [values(&p), values(&moments.m), values(&moments.v)];
             let g = all(&gradient, dtype);
-            let (new_p, new) = adamw.update(p.clone(), &g, moments.clone());
-            let (old_p, old) = adamw.undo(new_p.clone(), &g, new.clone());
+            let (mut new_p, mut new) = (p.clone(), moments.clone());
+            adamw.update(vec![trained(&mut new_p, &g, &mut new, 0.1)]);
+            let (mut old_p, mut old) = (new_p.clone(), new.clone());
+            adamw.undo(vec![trained(&mut old_p, &g, &mut old, 0.1)]);
             let (p_after, g) = (values(&new_p), values(&g));
             let found = [values(&old_p), values(&old.m), values(&old.v)];
             for j in 0..g.len() {

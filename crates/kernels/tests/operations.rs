@@ -4,7 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
-use kernels::{Seed, WeightGrads, weight_gradient};
+use kernels::{Seed, WeightGrads, WeightPlace, weight_gradient};
 use std::sync::mpsc::channel;
 
 /// Relative to the largest entry, and to 0.1 for gradients of inputs of order 1, whose terms may cancel. f32 rounds by
@@ -162,7 +162,7 @@ fn linear([n, n_in, n_out]: [usize; 3]) -> Case {
         // Backward needs somebody who listens; what it leaves is looked at in `weight_gradients`.
         let (queue, kept) = channel();
         std::mem::forget(kept);
-        kernels::linear(x[0].clone(), w, 0, WeightGrads(queue))
+        kernels::linear(x[0].clone(), w, WeightPlace { parameter: 0, first: 0 }, WeightGrads(queue))
     };
     Case { name: "linear", shapes: vec![[n, n_in]], apply: Box::new(apply) }
 }
@@ -206,12 +206,38 @@ fn weight_gradients() {
             let wanted = values(leaf.grad_remove(&mut gradients).unwrap() + sum.clone());
 
             let (queue, left) = channel();
-            let y = kernels::linear(Tensor::from_inner(x).require_grad(), w, 11, WeightGrads(queue));
-            drop(Seed::new(y).0.backward(dy));
+            let place = WeightPlace { parameter: 11, first: 0 };
+            let y = kernels::linear(Tensor::from_inner(x.clone()).require_grad(), w.clone(), place, WeightGrads(queue));
+            drop(Seed::new(y).0.backward(dy.clone()));
             let left = left.recv().unwrap();
-            assert_eq!(left.parameter, 11);
-            let found = values(weight_gradient(sum, left.dy, left.x));
+            assert_eq!(left.place, place);
+            let found = values(weight_gradient(sum.clone(), [0, 0], left.dy, left.x));
             assert_close(&found, &wanted, 0.0, tolerance, &format!("[{n}, {n_in}, {n_out}] {dtype:?}"));
+
+            // The same in two layers, the second from output `first` on: of a matrix and of its transpose.
+            let first = n_out / 2;
+            let whole = w.transpose().reshape([n_in, n_out]).transpose();
+            let parts = [0..first, first..n_out].into_iter().filter(|part| !part.is_empty());
+            let (mut by_rows, mut by_columns) = (sum.clone(), sum.clone().transpose().reshape([n_in, n_out]));
+            for part in parts {
+                let (queue, left) = channel();
+                let w = whole.clone().narrow(0, part.start, part.len());
+                let place = WeightPlace { parameter: 3, first: part.start };
+                let leaf = Tensor::from_inner(x.clone()).require_grad();
+                let (seed, y) = Seed::new(kernels::linear(leaf.clone(), w.clone(), place, WeightGrads(queue)));
+                let plain = values(x.clone().matmul(w.clone().transpose()));
+                assert_close(&values(y), &plain, 0.0, tolerance, &format!("outputs {part:?} of {n_out}, {dtype:?}"));
+                let dy = dy.clone().narrow(1, part.start, part.len());
+                let mut gradients = seed.backward(dy.clone());
+                let (found, plain) = (leaf.grad_remove(&mut gradients).unwrap(), values(dy.matmul(w)));
+                assert_close(&values(found), &plain, 0.0, tolerance, &format!("input of {part:?}, {dtype:?}"));
+                let left = left.recv().unwrap();
+                by_rows = weight_gradient(by_rows, [left.place.first, 0], left.dy.clone(), left.x.clone());
+                by_columns = weight_gradient(by_columns, [0, left.place.first], left.x, left.dy);
+            }
+            for (found, what) in [(by_rows, "rows"), (by_columns.transpose(), "columns")] {
+                assert_close(&values(found), &wanted, 0.0, tolerance, &format!("{what} of {n_out}, {dtype:?}"));
+            }
         }
     }
 }

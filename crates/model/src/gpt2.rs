@@ -5,7 +5,7 @@
 
 #![expect(non_snake_case, reason = "shape letters")]
 
-use crate::visit::{Visit, split};
+use crate::visit::Visit;
 use burn::tensor::Tensor;
 
 /// What was looked up, plus the vectors of the positions.
@@ -16,7 +16,7 @@ pub(crate) fn embedding(visit: &mut Visit, looked_up_ND: Tensor<2>) -> Tensor<2>
 pub(crate) fn attention(visit: &mut Visit, layer: usize, hidden_ND: Tensor<2>) -> Tensor<2> {
     let x_ND = visit.norm(&at(layer, "ln_1"), hidden_ND.clone());
     let [q, kv] = visit.head_widths();
-    let heads = split(visit.linear(&at(layer, "attn.c_attn"), x_ND), [q, kv, kv]);
+    let heads = visit.linears(&at(layer, "attn.c_attn"), x_ND, [q, kv, kv]);
     let y = visit.attend(layer, heads);
     hidden_ND + visit.linear(&at(layer, "attn.c_proj"), y)
 }

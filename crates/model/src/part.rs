@@ -117,22 +117,18 @@ impl Part {
     /// - result: see [`Output`]; tracked when the tape records
     ///
     /// # Panics
-    /// When `hidden` is missing or superfluous, or ids or targets lie outside the vocabulary.
+    /// When `hidden` is missing or superfluous, or ids or targets lie outside the vocabulary; when the tape records and the
+    /// part ends with a head of its own.
     pub fn forward(&self, rows: &Rows, hidden: Option<Tensor<2>>, tape: &mut Tape) -> Output {
         let hidden = self.apply(rows, hidden, tape, None);
         match self.blocks.last() {
             Some(Block::Head) if self.sharded.contains(&Block::Head) => {
                 Output::Normalised(Visit::new(self, rows, tape, None).final_norm(hidden))
             }
-            Some(Block::Head) if !matches!(tape, Tape::Tracked(_)) => {
+            Some(Block::Head) => {
+                assert!(!matches!(tape, Tape::Tracked(_)), "a head is not recorded: see Part::normalised");
                 let x = Visit::new(self, rows, tape, None).final_norm(hidden);
                 Output::LogProbability(self.log_probability(&x, &rows.targets))
-            }
-            Some(Block::Head) => {
-                let _logits = ledger::category(Category::Logits);
-                let logits = Visit::new(self, rows, tape, None).head(hidden);
-                let targets = Tensor::from_data(TensorData::new(rows.targets.clone(), [rows.n()]), &self.device);
-                Output::LogProbability(kernels::log_probability(logits, targets))
             }
             _ => Output::Hidden(hidden),
         }

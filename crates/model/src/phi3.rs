@@ -5,13 +5,13 @@
 #![expect(non_snake_case, reason = "shape letters")]
 
 use crate::llama::at;
-use crate::visit::{Visit, split};
+use crate::visit::Visit;
 use burn::tensor::Tensor;
 
 pub(crate) fn attention(visit: &mut Visit, layer: usize, hidden_ND: Tensor<2>) -> Tensor<2> {
     let x_ND = visit.norm(&at(layer, "input_layernorm"), hidden_ND.clone());
     let [q, kv] = visit.head_widths();
-    let [q, k, v] = split(visit.linear(&at(layer, "self_attn.qkv_proj"), x_ND), [q, kv, kv]);
+    let [q, k, v] = visit.linears(&at(layer, "self_attn.qkv_proj"), x_ND, [q, kv, kv]);
     let (q, k) = (visit.rotate(layer, q), visit.rotate(layer, k));
     let y = visit.attend(layer, [q, k, v]);
     hidden_ND + visit.linear(&at(layer, "self_attn.o_proj"), y)
@@ -19,8 +19,7 @@ pub(crate) fn attention(visit: &mut Visit, layer: usize, hidden_ND: Tensor<2>) -
 
 pub(crate) fn mlp(visit: &mut Visit, layer: usize, hidden_ND: Tensor<2>) -> Tensor<2> {
     let x_ND = visit.norm(&at(layer, "post_attention_layernorm"), hidden_ND.clone());
-    let both = visit.linear(&at(layer, "mlp.gate_up_proj"), x_ND);
-    let [_, width] = both.dims();
-    let [gate, up] = split(both, [width / 2; 2]);
+    let width = visit.mlp_width();
+    let [gate, up] = visit.linears(&at(layer, "mlp.gate_up_proj"), x_ND, [width; 2]);
     hidden_ND + visit.linear(&at(layer, "mlp.down_proj"), kernels::swiglu(gate, up))
 }

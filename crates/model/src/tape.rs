@@ -2,7 +2,7 @@
 
 use architecture::Block;
 use burn::tensor::Tensor;
-use kernels::{Size, WeightGrad, WeightGrads};
+use kernels::{Size, WeightGrad, WeightGrads, WeightPlace};
 use std::sync::mpsc::{Receiver, channel};
 
 /// Whether a forward is to be differentiated.
@@ -70,10 +70,10 @@ impl Tape {
     }
 
     /// `x w^T`, the weight's gradient queued when tracked.
-    pub(crate) fn linear(&self, x: Tensor<2>, w: Tensor<2>, parameter: usize) -> Tensor<2> {
+    pub(crate) fn linear(&self, x: Tensor<2>, w: Tensor<2>, place: WeightPlace) -> Tensor<2> {
         match self {
             Tape::Untracked | Tape::Watched(_) => kernels::linear_forward(x, w),
-            Tape::Tracked(tracked) => kernels::linear(x, w, parameter, tracked.sender.clone()),
+            Tape::Tracked(tracked) => kernels::linear(x, w, place, tracked.sender.clone()),
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::attention::attention;
 use crate::{Cache, Part, Rows, Tape, gemma3, gpt2, llama, olmo2, phi3, qwen3};
 use architecture::{Block, Family, Norm, Role, Rope};
 use burn::tensor::{Int, Tensor, TensorData};
+use kernels::WeightPlace;
 
 /// A pass over some blocks. Angles are made once for all blocks that share them.
 pub(crate) struct Visit<'a> {
@@ -97,11 +98,26 @@ impl<'a> Visit<'a> {
     pub(crate) fn linear(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
         let y = self.product(&format!("{name}.weight"), x);
         let bias = format!("{name}.bias");
-        if self.part.parameters().iter().any(|parameter| parameter.weight.name == bias) {
-            y + self.leaf(&bias).unsqueeze::<2>()
-        } else {
-            y
-        }
+        if self.has(&bias) { y + self.leaf(&bias).unsqueeze::<2>() } else { y }
+    }
+
+    /// As [`Visit::linear`], for a matrix that holds several projections, `widths` outputs each: one after the other, so
+    /// that nothing has to be cut out of a common result.
+    pub(crate) fn linears<const N: usize>(&mut self, name: &str, x: Tensor<2>, widths: [usize; N]) -> [Tensor<2>; N] {
+        let (parameter, matrix) = self.matrix(&format!("{name}.weight"));
+        let bias = format!("{name}.bias");
+        let bias = self.has(&bias).then(|| self.leaf(&bias).unsqueeze::<2>());
+        let mut next = 0;
+        widths.map(|width| {
+            let first = next;
+            next += width;
+            let rows = matrix.clone().narrow(0, first, width);
+            let y = self.tape.linear(x.clone(), rows, WeightPlace { parameter, first });
+            match &bias {
+                Some(bias) => y + bias.clone().narrow(1, first, width),
+                None => y,
+            }
+        })
     }
 
     /// Queries or keys turned by the angles of `layer`.
@@ -154,6 +170,11 @@ impl<'a> Visit<'a> {
         self.part.architecture().hidden_size as f64
     }
 
+    /// Width inside the MLP.
+    pub(crate) fn mlp_width(&self) -> usize {
+        self.part.architecture().intermediate_size
+    }
+
     /// Widths of all query heads together, and of all key heads.
     pub(crate) fn head_widths(&self) -> [usize; 2] {
         let config = self.part.architecture();
@@ -161,28 +182,28 @@ impl<'a> Visit<'a> {
     }
 
     fn product(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
+        let (index, matrix) = self.matrix(name);
+        self.tape.linear(x, matrix, WeightPlace { parameter: index, first: 0 })
+    }
+
+    /// Number and values `[out, in]` of a matrix, however it is stored.
+    fn matrix(&self, name: &str) -> (usize, Tensor<2>) {
         let index = self.part.index(name);
         let parameter = &self.part.parameters()[index];
-        let matrix = match parameter.weight.role {
-            Role::TransposedMatrix => parameter.matrix().transpose(),
-            _ => parameter.matrix(),
-        };
-        self.tape.linear(x, matrix, index)
+        match parameter.weight.role {
+            Role::TransposedMatrix => (index, parameter.matrix().transpose()),
+            _ => (index, parameter.matrix()),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.part.parameters().iter().any(|parameter| parameter.weight.name == name)
     }
 
     fn leaf(&mut self, name: &str) -> Tensor<1> {
         let index = self.part.index(name);
         self.tape.leaf(index, self.part.parameters()[index].value.clone())
     }
-}
-
-/// Columns of a product with several matrices in one.
-pub(crate) fn split<const N: usize>(x: Tensor<2>, widths: [usize; N]) -> [Tensor<2>; N] {
-    let mut start = 0;
-    widths.map(|width| {
-        start += width;
-        x.clone().narrow(1, start - width, width)
-    })
 }
 
 /// Cosines and sines of every token's rotary angles, `[N, E / 2]` each.

@@ -116,15 +116,14 @@ pub fn shard_costs(
             (VocabularyAlgorithm::TwoBarriers, _) => bytes(hidden),
         },
         embedded_bytes: if is_input { bytes(looked_up(rows)) } else { 0 },
-        // Products lie in memory twice for a moment: the logits, with one barrier the averages, with two the term of the
-        // hidden gradient.
-        forward_scratch_bytes: match shards.vocabulary.algorithm {
-            VocabularyAlgorithm::OneBarrier => bytes((n * rows).max(if rows == 0 { 0 } else { 2 * hidden })),
-            VocabularyAlgorithm::TwoBarriers => bytes(n * rows),
+        // With one barrier the averages, with two the term of the hidden gradient.
+        forward_scratch_bytes: match (shards.vocabulary.algorithm, rows) {
+            (VocabularyAlgorithm::TwoBarriers, _) | (_, 0) => 0,
+            (VocabularyAlgorithm::OneBarrier, _) => bytes(hidden),
         },
         backward_scratch_bytes: match (shards.vocabulary.algorithm, rows) {
             (VocabularyAlgorithm::OneBarrier, _) | (_, 0) => 0,
-            (VocabularyAlgorithm::TwoBarriers, _) => bytes(2 * hidden),
+            (VocabularyAlgorithm::TwoBarriers, _) => bytes(hidden),
         },
         ..ShardCost::default()
     };

@@ -19,7 +19,9 @@ use crate::objective::Objective;
 use crate::softmax::{Softmax, Statistics};
 use crate::training_state::TrainingState;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use kernels::{ShardSoftmax, WeightGrad, shard_softmax, shard_softmax_gradient};
+use kernels::{
+    ShardSoftmax, WeightGrad, WeightPlace, linear_forward, linear_input_gradient, shard_softmax, shard_softmax_gradient,
+};
 use mesh::{Microbatch, Rank, Stage};
 use model::Parameter;
 use rayon::prelude::*;
@@ -105,7 +107,7 @@ impl Shard {
             (VocabularyAlgorithm::OneBarrier, Some((_, exponentials))) => {
                 let _message = ledger::category(Category::Buffers);
                 let head = self.parameters[HEAD].matrix();
-                Some([into_vec(exponentials.clone().matmul(head)), self.own_rows(HEAD, &targets)])
+                Some([into_vec(linear_input_gradient(exponentials.clone(), head)), self.own_rows(HEAD, &targets)])
             }
         };
         self.kept.insert(microbatch, Kept { tensors, targets, weights });
@@ -143,10 +145,11 @@ impl Shard {
         let hidden_gradient = match algorithm {
             VocabularyAlgorithm::OneBarrier => None,
             VocabularyAlgorithm::TwoBarriers => {
-                Some(into_vec(logit_gradient.clone().matmul(self.parameters[HEAD].matrix())))
+                Some(into_vec(linear_input_gradient(logit_gradient.clone(), self.parameters[HEAD].matrix())))
             }
         };
-        self.training.add_weight(WeightGrad { parameter: HEAD, x: hidden, dy: logit_gradient });
+        let place = WeightPlace { parameter: HEAD, first: 0 };
+        self.training.add_weight(WeightGrad { place, x: hidden, dy: logit_gradient });
         Backwarded { loss, hidden_gradient }
     }
 
@@ -224,7 +227,7 @@ impl Shard {
         let own: Vec<Option<usize>> = targets.iter().map(|&target| self.local(target)).collect();
         let head = self.parameters.get(HEAD)?.matrix();
         let n = targets.len();
-        let logits = hidden.clone().matmul(head.transpose());
+        let logits = linear_forward(hidden.clone(), head);
         let at = self.ids(own.iter().map(|own| own.unwrap_or(0) as i32).collect());
         let at_targets = into_vec(logits.clone().gather(1, at.reshape([n, 1])));
         let ShardSoftmax { exponentials, max, sum } = shard_softmax(logits);

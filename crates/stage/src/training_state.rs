@@ -6,7 +6,8 @@ use crate::statistics::ParameterStatistics;
 use architecture::{Role, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::{
-    AdamW, HeadSpec, LogProbabilities, Moments, Size, WeightGrad, head_gradient, sum_of_squares, weight_gradient,
+    AdamW, HeadSpec, LogProbabilities, Moments, Size, Trained, WeightGrad, WeightPlace, head_gradient, sums_of_squares,
+    weight_gradient,
 };
 use model::Parameter;
 use simulate::Category;
@@ -88,11 +89,19 @@ impl TrainingState {
 
     /// Adds a linear layer's weight gradient.
     pub fn add_weight(&mut self, left: WeightGrad) {
-        let WeightGrad { parameter, x, dy } = left;
-        // A matrix stored `[in, out]` swaps the two: its gradient is `x^T dy`.
-        let (dy, x) = if self.roles[parameter] == Role::TransposedMatrix { (x, dy) } else { (dy, x) };
-        let ([_, rows], [_, columns]) = (dy.dims(), x.dims());
-        self.add(parameter, |sum| weight_gradient(sum.reshape([rows, columns]), dy, x).reshape([rows * columns]));
+        let WeightGrad { place: WeightPlace { parameter, first }, x, dy } = left;
+        let [_, n_inputs] = x.dims();
+        let is_transposed = self.roles[parameter] == Role::TransposedMatrix;
+        self.add(parameter, |sum| {
+            let [n] = sum.dims();
+            // A matrix stored `[in, out]` swaps the two: its gradient is `x^T dy`.
+            let sum = if is_transposed {
+                weight_gradient(sum.reshape([n_inputs, n / n_inputs]), [0, first], x, dy)
+            } else {
+                weight_gradient(sum.reshape([n / n_inputs, n_inputs]), [first, 0], dy, x)
+            };
+            sum.reshape([n])
+        });
     }
 
     /// Takes the head's input through the matrix `parameter` and adds its gradient; gives that of the input, and the
@@ -134,9 +143,9 @@ impl TrainingState {
     }
 
     /// Sums of squares of the counted parameters' gradients.
-    pub fn squares(&self) -> impl Iterator<Item = f64> + '_ {
+    pub fn squares(&self) -> Vec<f64> {
         let counted = self.gradients.iter().zip(&self.counted).filter(|(_, counted)| **counted);
-        counted.map(|(gradient, _)| sum_of_squares(gradient))
+        sums_of_squares(&counted.map(|(gradient, _)| gradient).collect::<Vec<_>>())
     }
 
     /// One optimizer step on every parameter.
@@ -189,20 +198,18 @@ impl TrainingState {
         }
     }
 
-    /// `pass` over every parameter with its gradient and moments.
-    fn on_each(
-        &mut self,
-        parameters: &mut [Parameter],
-        adamw: &AdamW,
-        pass: impl Fn(&AdamW, Tensor<1>, &Tensor<1>, Moments) -> (Tensor<1>, Moments),
-    ) {
-        let empty = || Tensor::empty([0], &self.device);
-        for (i, parameter) in parameters.iter_mut().enumerate() {
-            let adamw = AdamW { weight_decay: if self.decays[i] { adamw.weight_decay } else { 0.0 }, ..*adamw };
-            let moments = std::mem::replace(&mut self.moments[i], Moments { m: empty(), v: empty() });
-            let value = std::mem::replace(&mut parameter.value, empty());
-            (parameter.value, self.moments[i]) = pass(&adamw, value, &self.gradients[i], moments);
-        }
+    /// `pass` over all parameters with their gradients and moments.
+    fn on_each(&mut self, parameters: &mut [Parameter], adamw: &AdamW, pass: impl Fn(&AdamW, Vec<Trained<'_>>)) {
+        // Values and moments change in place; what the pass makes for itself are lists of them.
+        let _lists = ledger::category(Category::Buffers);
+        let held = parameters.iter_mut().zip(&self.gradients).zip(&mut self.moments).zip(&self.decays);
+        let trained = held.map(|(((parameter, gradient), moments), &decays)| Trained {
+            value: &mut parameter.value,
+            gradient,
+            moments,
+            weight_decay: if decays { adamw.weight_decay } else { 0.0 },
+        });
+        pass(adamw, trained.collect());
     }
 
     /// Sizes of every parameter, of its gradient and of what `adamw`, the last update, changed of it; no update changes

@@ -1,10 +1,11 @@
-//! The unsplit model without pipeline, schedule, store or visit: one part, the whole batch at once, plain products.
+//! The unsplit model without pipeline, schedule, store or visit: one part, the whole batch at once, plain products, and a
+//! head that autodiff takes whole, with all logits.
 
 use crate::setup::{Outcome, Tensors};
 use architecture::{Architecture, Role};
 use burn::tensor::{Device, Tensor, TensorData};
-use kernels::Seed;
-use model::{Output, Part, Rows, Tape};
+use kernels::{Seed, WeightPlace};
+use model::{Part, Rows, Tape};
 use std::convert::Infallible;
 
 /// Loss and gradients of all rows of a batch, whose weights are divided by `total_weight`.
@@ -12,8 +13,12 @@ pub fn unsplit(architecture: &Architecture, weights: &Tensors, rows: &Rows, tota
     let read = |weight: &architecture::Weight| Ok::<_, Infallible>(weights[&weight.name].clone());
     let part = Part::new(architecture, &architecture.blocks(), &Device::flex(), read).unwrap();
     let mut tape = Tape::tracked();
-    let Output::LogProbability(y) = part.forward(rows, None, &mut tape) else { panic!("a whole model") };
+    let x = part.normalised(rows, None, &mut tape);
     let Tape::Tracked(tracked) = tape else { panic!("a tape that records") };
+    let head = part.head_matrix().unwrap();
+    let matrix = Tensor::from_inner(part.parameters()[head].matrix()).require_grad();
+    let targets = Tensor::from_data(TensorData::new(rows.targets.clone(), [rows.n()]), &Device::flex());
+    let y = kernels::log_probability(x.matmul(matrix.clone().transpose()), targets);
     let (seed, y) = Seed::new(y);
     let y: Vec<f32> = y.into_data().try_into_vec().unwrap();
     let share: Vec<f64> = rows.weights.iter().map(|&weight| f64::from(weight) / total_weight).collect();
@@ -36,15 +41,25 @@ pub fn unsplit(architecture: &Architecture, weights: &Tensors, rows: &Rows, tota
         entry.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
     }
     add(part.embedding().unwrap(), looked_up);
+    add(head, matrix.grad_remove(&mut sums).unwrap().into_data().try_into_vec().unwrap());
     for (parameter, leaf) in tracked.leaves {
         add(parameter, leaf.grad_remove(&mut sums).unwrap().into_data().try_into_vec().unwrap());
     }
     for left in tracked.weight_grads.try_iter() {
-        let gradient = match part.parameters()[left.parameter].weight.role {
-            Role::TransposedMatrix => left.x.transpose().matmul(left.dy),
-            _ => left.dy.transpose().matmul(left.x),
-        };
-        add(left.parameter, gradient.into_data().try_into_vec().unwrap());
+        let WeightPlace { parameter, first } = left.place;
+        let weight = &part.parameters()[parameter].weight;
+        let (n, [_, n_inputs]) = (weight.n_elements(), left.x.dims());
+        let gradient: Vec<f32> = left.dy.transpose().matmul(left.x).into_data().try_into_vec().unwrap();
+        let mut whole = vec![0.0; n];
+        for (i, value) in gradient.into_iter().enumerate() {
+            let (output, input) = (first + i / n_inputs, i % n_inputs);
+            let at = match weight.role {
+                Role::TransposedMatrix => input * (n / n_inputs) + output,
+                _ => output * n_inputs + input,
+            };
+            whole[at] = value;
+        }
+        add(parameter, whole);
     }
     Outcome { loss, gradients }
 }
