@@ -20,6 +20,7 @@ mod report;
 mod run_file;
 mod session;
 mod simulation_file;
+mod speed;
 mod tensorboard;
 mod toml_file;
 mod units;

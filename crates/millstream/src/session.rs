@@ -12,6 +12,7 @@ use crate::report::{
     self, Kept, Machine, ModelSummary, Sample, SampleMetrics, SpeedSummary, Status, StepSummary, Summary, TimelineFile,
     Timelines, ValidationSummary, Yardsticks,
 };
+use crate::speed::{Speed, is_unsteady};
 use crate::tensorboard::{EventFile, TENSORBOARD};
 use crate::units::{bytes, count, ranks, seconds};
 use crate::watchers::{Followed, Screen, Watchers};
@@ -29,12 +30,6 @@ use train::{CHECKPOINTS, Ended, Resume, Settings, Trainer};
 
 /// Name of the exported model's folder within a run's.
 pub const MODEL: &str = "model";
-
-/// Matrix products that say what this machine can do: their best is its peak, their middle one its speed now.
-const PRODUCTS: usize = 5;
-
-/// A change of the machine's speed that is told: as large as makes a measurement void (docs/prediction.md).
-const UNSTEADY: f64 = 0.05;
 
 /// How a run is shown, and where its run file comes from.
 pub struct Manner {
@@ -77,15 +72,9 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: 
     let before = Speed::now();
     let calibrated = trainer.plan().calibrated_gflops;
     show(&header(&settings, &trainer, &path))?;
-    if let Some(reserved) = &reserved {
-        show(&format!("{:<11}{}\n", "metrics", reserved.url()))?;
-    }
     let (mut timelines, mut summary) = begin(&settings, &trainer, &path, manner.preset, before)?;
     folder.keep();
-    show(&format!(
-        "{:<11}{:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
-        "machine", before.peak_gflops
-    ))?;
+    show(&surroundings(reserved.as_ref(), before))?;
     let mut watchers = watchers(&settings, &trainer, &path, reserved, manner.view, &interrupt)?;
     let ended = loop {
         let peak_flops = Some(before.peak_gflops * 1e9);
@@ -125,16 +114,25 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: 
         Ok(Ended::Interrupted) => concluded.map(|()| Outcome::Interrupted),
         Ok(Ended::SampleDue) => unreachable!("the loop goes on"),
         // That the report could not be written either would hide why the run stopped.
-        Err(error) => {
-            if checkpoint::latest(&path.join(CHECKPOINTS)).is_ok_and(|found| found.checkpoint.is_some()) {
-                show(&format!(
-                    "\ngo on from the last checkpoint with: millstream train --resume {}\n",
-                    path.display()
-                ))?;
-            }
-            Err(step_fault(error))
-        }
+        Err(error) => Err(stopped(error, &path)?),
     }
+}
+
+/// The lines below the header: where metrics are served, and what the machine can do.
+fn surroundings(reserved: Option<&Reserved>, speed: Speed) -> String {
+    let metrics = reserved.map(|reserved| format!("{:<11}{}\n", "metrics", reserved.url())).unwrap_or_default();
+    format!(
+        "{metrics}{:<11}{:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
+        "machine", speed.peak_gflops
+    )
+}
+
+/// Why a run stopped; shows how to go on where that is possible.
+fn stopped(error: train::TrainError, path: &Path) -> anyhow::Result<anyhow::Error> {
+    if checkpoint::latest(&path.join(CHECKPOINTS)).is_ok_and(|found| found.checkpoint.is_some()) {
+        show(&format!("\ngo on from the last checkpoint with: millstream train --resume {}\n", path.display()))?;
+    }
+    Ok(step_fault(error))
 }
 
 /// Writes what is known before the first step: the run file, the prediction, and a summary that says that the run goes on.
@@ -179,23 +177,6 @@ fn watchers(
     });
     let events = events.transpose()?;
     Watchers::new(folder, screen(view, settings, trainer, folder, interrupt)?, events, exporter)
-}
-
-/// What this machine can do, in matrix products.
-#[derive(Clone, Copy)]
-struct Speed {
-    /// At most.
-    peak_gflops: f64,
-    /// At this moment.
-    gflops: f64,
-}
-
-impl Speed {
-    fn now() -> Self {
-        let mut rates = kernels::matmul_rates(PRODUCTS);
-        rates.sort_by(f64::total_cmp);
-        Self { peak_gflops: rates[PRODUCTS - 1], gflops: rates[PRODUCTS / 2] }
-    }
 }
 
 /// Exports the model and lets it write. That it cannot write is told and fails no run.
@@ -386,7 +367,7 @@ fn closing(summary: &Summary, trainer: &Trainer, folder: &Path, page: &Path) -> 
         lines += "\n";
     }
     if let Some(SpeedSummary { before_gflops, after_gflops, .. }) = summary.speed
-        && (after_gflops / before_gflops - 1.0).abs() > UNSTEADY
+        && is_unsteady(before_gflops, after_gflops)
     {
         lines += &format!(
             "machine          its speed moved from {before_gflops:.0} to {after_gflops:.0} GFLOP/s in this run, which no \

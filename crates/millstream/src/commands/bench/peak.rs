@@ -1,12 +1,8 @@
 //! What the machine can do at most.
 
+use crate::speed::{PRODUCTS, Speed, is_unsteady};
 use serde::Serialize;
 use std::time::Duration;
-
-/// Large products whose best rate is the peak.
-const PRODUCTS: usize = 5;
-/// A machine whose speed moves by more is no yardstick.
-const UNSTEADY: f64 = 0.05;
 
 /// Rates on the threads of the current pool.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -22,7 +18,7 @@ pub struct Peak {
 /// Takes about two seconds.
 pub fn measure() -> Peak {
     Peak {
-        matmul_gflops: kernels::matmul_rates(PRODUCTS).into_iter().fold(0.0, f64::max),
+        matmul_gflops: Speed::now().peak_gflops,
         matmul_gflops_after: None,
         memory_gbytes_per_s: kernels::memory_gbytes_per_s(Duration::from_secs(1)),
     }
@@ -36,7 +32,7 @@ impl Peak {
 
     pub fn page(&self) -> String {
         let after = self.matmul_gflops_after.unwrap_or(self.matmul_gflops);
-        let moved = match (after / self.matmul_gflops - 1.0).abs() > UNSTEADY {
+        let moved = match is_unsteady(self.matmul_gflops, after) {
             true => format!("; {after:.0} at the end: the machine is not steady, measure again"),
             false => String::new(),
         };
