@@ -316,6 +316,15 @@ fn the_machine_is_measured_at_a_models_shape() {
     assert_eq!(found["training"]["steps_s"].as_array().unwrap().len(), 2);
     let share = tokens_per_s * figure("training", "flops_per_token") * 1e-9 / figure("peak", "matmul_gflops");
     assert!((figure("training", "peak_share") / share - 1.0).abs() < 1e-9);
+    let passes = found["training"]["passes"].as_object().unwrap().values().map(|s| s.as_f64().unwrap());
+    let steps_s = found["training"]["steps_s"].as_array().unwrap().iter().map(|s| s.as_f64().unwrap());
+    let all_s: f64 = passes.sum();
+    assert!(steps_s.into_iter().any(|s| (all_s / s - 1.0).abs() < 1e-9), "{all_s}: {found}");
+    // What the kernels of a step compute, one by one, is what the step is counted by.
+    let kernels = found["kernels"].as_array().unwrap();
+    let flop = kernels.iter().filter_map(|kernel| Some(kernel["calls"].as_f64()? * kernel["work"]["flop"].as_f64()?));
+    assert_eq!(flop.sum::<f64>(), 28.0 * figure("training", "flops_per_token"));
+    assert!(kernels.iter().all(|kernel| kernel["limit_share"].as_f64().unwrap() > 0.0), "{found}");
     // Of a model that knows nothing yet.
     assert!((figure("training", "loss") - 101f64.ln()).abs() < 1.0, "{found}");
     assert!(figure("generation", "tokens_per_s") > 0.0 && figure("generation", "bandwidth_share") > 0.0);

@@ -1,6 +1,7 @@
 //! `millstream bench`. A part for each thing that is measured, in a file of its own with what it prints.
 
 mod generation;
+mod kernels;
 mod peak;
 mod training;
 
@@ -62,6 +63,7 @@ struct Figures {
     parameters: usize,
     peak: peak::Peak,
     training: training::Training,
+    kernels: Vec<kernels::Kernel>,
     generation: generation::Generation,
 }
 
@@ -74,6 +76,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("threads cannot be started")?;
     let before = pool.install(peak::measure);
     let training = training::measure(&architecture, &args, threads)?;
+    let of_step = pool.install(|| kernels::measure(&architecture, &args));
     let generation = pool.install(|| generation::measure(&architecture, &args))?;
     let after = pool.install(peak::measure);
     let figures = Figures {
@@ -82,6 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         threads,
         shape: args,
         parameters: architecture.n_parameters(),
+        kernels: of_step.into_iter().map(|kernel| kernel.against(&before, training.step_s())).collect(),
         training: training.against(&before),
         generation: generation.against(&before),
         peak: before.moved_to(&after),
@@ -133,6 +137,6 @@ impl Figures {
             units::count(self.parameters as u64),
             self.threads
         );
-        model + &self.peak.page() + &self.training.page() + &self.generation.page()
+        model + &self.peak.page() + &self.training.page() + &self.generation.page() + &kernels::page(&self.kernels)
     }
 }

@@ -8,8 +8,9 @@ use burn::tensor::Device;
 use kernels::AdamW;
 use mesh::{Cores, Rank, Route, StageMap};
 use model::Rows;
-use schedule::{Backward, Kind, Spec};
+use schedule::{Action, Backward, Kind, Op, Spec};
 use serde::Serialize;
+use simulate::Timeline;
 use stage::{Objective, Pipeline, PipelineSpec, Recompute, Source, Step, Update};
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -27,8 +28,42 @@ pub struct Training {
     gflops: f64,
     /// Of the matrix-product peak.
     peak_share: f64,
+    /// Where the time of the middle step went.
+    passes: Passes,
     /// Of the last step: a value that is not finite would make the speed worthless.
     loss: f64,
+}
+
+/// Parts of a step, in seconds.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+struct Passes {
+    /// All but the head.
+    forward_s: f64,
+    /// The head with its loss and all its gradients, then the gradients of inputs, norms and embedding.
+    inputs_s: f64,
+    /// The gradients of all matrices but the head's.
+    weights_s: f64,
+    /// AdamW.
+    update_s: f64,
+    /// Clearing gradients, their norm, the way between threads.
+    other_s: f64,
+}
+
+impl Passes {
+    fn of(timeline: &Timeline, step_s: f64) -> Self {
+        let mut passes = Self::default();
+        for span in &timeline.spans {
+            let part = match span.action {
+                Action::Visit { op: Op::Forward, .. } => &mut passes.forward_s,
+                Action::Visit { op: Op::BackwardInput, .. } => &mut passes.inputs_s,
+                Action::Visit { op: Op::BackwardWeight, .. } => &mut passes.weights_s,
+                _ => &mut passes.update_s,
+            };
+            *part += span.end_s - span.start_s;
+        }
+        let Self { forward_s, inputs_s, weights_s, update_s, .. } = passes;
+        Self { other_s: step_s - forward_s - inputs_s - weights_s - update_s, ..passes }
+    }
 }
 
 /// Plays the steps on `threads` threads, with drawn weights and the peers' token ids.
@@ -52,11 +87,11 @@ pub fn measure(architecture: &Architecture, args: &Args, threads: usize) -> anyh
         })
     })?;
     let route: Route = spec.stage_map.route();
-    let one = Spec { kind: Kind::OneFOneB, backward: Backward::Fused };
+    let one = Spec { kind: Kind::OneFOneB, backward: Backward::Split };
     let schedule = schedule::with_transfers(&schedule::generate(one, &route, 1, pipeline.tied())?);
     let rows = rows(args);
     let total_weight = (args.batch * args.seq) as f64;
-    let (mut steps_s, mut loss) = (Vec::new(), 0.0);
+    let (mut steps_s, mut timelines, mut loss) = (Vec::new(), Vec::new(), 0.0);
     for number in 1..=args.steps as u64 {
         let start = Instant::now();
         let report = pipeline.play(Step {
@@ -68,14 +103,20 @@ pub fn measure(architecture: &Architecture, args: &Args, threads: usize) -> anyh
         })?;
         steps_s.push(start.elapsed().as_secs_f64());
         loss = report.loss();
+        timelines.push(report.timeline);
     }
     // The first touches fresh memory.
     steps_s.remove(0);
+    timelines.remove(0);
     let step_s = median(&steps_s);
+    let from_middle = |i: &usize| (steps_s[*i] - step_s).abs();
+    let middle = (0..steps_s.len()).min_by(|a, b| from_middle(a).total_cmp(&from_middle(b)));
+    let middle = middle.expect("invariant: a step was counted");
+    let passes = Passes::of(&timelines[middle], steps_s[middle]);
     let tokens_per_s = total_weight / step_s;
     let flops_per_token = architecture.training_flops_per_token(args.seq);
     let gflops = 1e-9 * flops_per_token * tokens_per_s;
-    Ok(Training { step_s, steps_s, tokens_per_s, flops_per_token, gflops, peak_share: 0.0, loss })
+    Ok(Training { step_s, steps_s, tokens_per_s, flops_per_token, gflops, peak_share: 0.0, passes, loss })
 }
 
 /// Every token its own target, positions from 0.
@@ -106,6 +147,7 @@ fn update(number: u64) -> Update {
     Update { clip_norm: Some(1.0), ..Update::new(adamw) }
 }
 
+/// The middle value, of an even number the mean of both.
 fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -119,10 +161,19 @@ impl Training {
         self
     }
 
+    pub fn step_s(&self) -> f64 {
+        self.step_s
+    }
+
     pub fn page(&self) -> String {
+        let Passes { forward_s, inputs_s, weights_s, update_s, other_s } = self.passes;
+        let [forward, inputs, weights, update, other] =
+            [forward_s, inputs_s, weights_s, update_s, other_s].map(units::seconds);
         format!(
             "training    {:.1} tokens/s, {} a step (middle of {}), {:.1} GFLOP/s, {} of the product's peak\n            \
-             counted: 6 (matrix elements) + 6 layers heads head_dim (seq + 1) = {} FLOP a token, causal mask\n",
+             counted: 6 (matrix elements) + 6 layers heads head_dim (seq + 1) = {} FLOP a token, causal mask\n            \
+             the middle step: forward {forward}, head and gradients of inputs {inputs}, gradients of weights {weights}, \
+             update {update}, other {other}\n",
             self.tokens_per_s,
             units::seconds(self.step_s),
             self.steps_s.len(),
