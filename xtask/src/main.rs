@@ -15,7 +15,7 @@ use std::time::Instant;
 
 /// Rings of the design, section 3: a crate may use crates of lower rings, and of its own ring those named before it.
 const RINGS: [&[&str]; 5] = [
-    &["mesh", "architecture", "schedule", "simulate", "plan"],
+    &["mesh", "architecture", "packed", "schedule", "simulate", "plan"],
     &["ledger", "wire", "checkpoint", "corpus"],
     &["kernels", "model", "stage"],
     &["train", "serve"],

@@ -2,6 +2,7 @@
 
 use crate::product::{Into, Matrix, product};
 use crate::tile::Isa;
+use crate::vector::{sum, vectorised};
 use std::time::{Duration, Instant};
 
 /// Sides of the product that is timed.
@@ -77,6 +78,30 @@ pub fn memory_gbytes_per_s(budget: Duration) -> f64 {
     }
     best
 }
+
+/// Memory bandwidth of reading alone on all cores, in GB/s: what drawing tokens one by one is held against. The best of
+/// about `budget` of sums over 256 MiB.
+pub fn memory_read_gbytes_per_s(budget: Duration) -> f64 {
+    use rayon::prelude::*;
+    const LENGTH: usize = 64 << 20;
+    const CHUNK: usize = 1 << 18;
+    let data = vec![1.0_f32; LENGTH];
+    let mut best = 0.0_f64;
+    let begin = Instant::now();
+    while best == 0.0 || begin.elapsed() < budget {
+        let round = Instant::now();
+        let total: f32 = data.par_chunks(CHUNK).map(read).sum();
+        best = best.max(4e-9 * LENGTH as f64 / round.elapsed().as_secs_f64());
+        std::hint::black_box(total);
+    }
+    best
+}
+
+#[inline(always)]
+fn read_all<const FMA: bool>(data: &[f32]) -> f32 {
+    sum(data.len(), |i| data[i])
+}
+vectorised!(fn read(data: &[f32]) -> f32 = read_all);
 
 #[cfg(test)]
 mod tests {

@@ -110,8 +110,8 @@ pub(crate) fn product_in(
     if k == 0 && into == Into::Place {
         c.chunks_mut(c_width).for_each(|row| row[first..first + n].fill(0.0));
     }
-    if m <= FEW && a.column == 1 && b.row == 1 && n == c_width {
-        return few_rows(c, [m, n, k], a, b, into);
+    if m <= FEW && a.column == 1 && b.row == 1 {
+        return few_rows(&mut c[first..], c_width, [m, n, k], a, b, into);
     }
     if isa == Isa::Baseline {
         return library(&mut c[first..], c_width, [m, n, k], a, b, into);
@@ -430,7 +430,7 @@ fn dot_row<const FMA: bool>(x: &[f32], y: &[f32]) -> f32 {
 vectorised!(pub(crate) fn dot(x: &[f32], y: &[f32]) -> f32 = dot_row);
 
 /// For a weight stored `[n, k]` and a few rows: every row of the weight is read once, at the speed of memory.
-fn few_rows(c: &mut [f32], [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: Into) {
+fn few_rows(c: &mut [f32], c_width: usize, [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: Into) {
     const TASK: usize = 64;
     let to = Shared::new(c);
     (0..n.div_ceil(TASK)).into_par_iter().for_each(|task| {
@@ -438,7 +438,7 @@ fn few_rows(c: &mut [f32], [m, n, k]: [usize; 3], a: Matrix, b: Matrix, into: In
             let column = &b.data[j * b.column..][..k];
             for i in 0..m {
                 // SAFETY: an element of the result, this task's.
-                let c = unsafe { &mut *to.at(i * n + j) };
+                let c = unsafe { &mut *to.at(i * c_width + j) };
                 let sum = dot(&a.data[i * a.row..][..k], column);
                 *c = if into == Into::Sum { *c + sum } else { sum };
             }

@@ -6,7 +6,7 @@ pub(crate) enum Isa {
     /// 512-bit vectors.
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    /// 256-bit vectors with a fused multiply-add.
+    /// 256-bit vectors with a fused multiply-add, and conversions of f16.
     #[cfg(target_arch = "x86_64")]
     Avx2,
     /// What every processor of the architecture has.
@@ -51,7 +51,8 @@ impl Isa {
             if is_x86_feature_detected!("avx512f") {
                 all.push(Isa::Avx512);
             }
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+            // Conversions of f16 came before FMA on every processor; packed weights want them.
+            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
                 all.push(Isa::Avx2);
             }
         }

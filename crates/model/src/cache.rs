@@ -1,14 +1,27 @@
-//! Keys and values of tokens already read: a part's state between visits of the same sequence.
+//! Keys and values of tokens already read: a part's state between visits of the same sequences.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use std::ops::Range;
 
 /// Per layer: keys and values `[rows, kv heads, tokens, head dim]`, plain. Of layers with a window only what later
 /// queries can see.
 #[derive(Clone, Debug, Default)]
 pub struct Cache {
-    layers: Vec<Option<[Tensor<4>; 2]>>,
+    layers: Vec<Option<Layer>>,
     n_tokens: usize,
 }
+
+/// Keys and values with room for more, so that a token costs its own and not a copy of all before it.
+#[derive(Clone, Debug)]
+struct Layer {
+    /// `[rows, kv heads, room, head dim]`.
+    room: [Tensor<4>; 2],
+    /// The tokens in it that are held.
+    held: Range<usize>,
+}
+
+/// The least room for tokens yet to come.
+const ROOM_MIN: usize = 64;
 
 impl Cache {
     /// An empty cache.
@@ -21,34 +34,62 @@ impl Cache {
         self.n_tokens
     }
 
+    /// A cache with only these rows, in this order; a row may be taken several times.
+    pub fn with_rows(self, rows: &[usize], device: &Device) -> Self {
+        let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        let rows: Tensor<1, Int> = Tensor::from_data(TensorData::new(rows.clone(), [rows.len()]), device);
+        let of = |Layer { room, held }| {
+            let n = held.len();
+            Layer { room: room.map(|t: Tensor<4>| t.narrow(2, held.start, n).select(0, rows.clone())), held: 0..n }
+        };
+        Self { layers: self.layers.into_iter().map(|layer| layer.map(of)).collect(), n_tokens: self.n_tokens }
+    }
+
     /// Appends a layer's new keys and values, and gives all that are held. With a window, the next call finds one less
     /// than it sees: its own token is not there yet.
     pub(crate) fn append(&mut self, layer: usize, new: [Tensor<4>; 2], window: Option<usize>) -> [Tensor<4>; 2] {
         if self.layers.len() <= layer {
             self.layers.resize_with(layer + 1, || None);
         }
-        let all = match self.layers[layer].take() {
-            Some(held) => {
-                let mut pairs = held.into_iter().zip(new);
-                std::array::from_fn(|_| {
-                    let (held, new) = pairs.next().expect("invariant: keys and values");
-                    Tensor::cat(vec![held, new], 2)
-                })
+        let Layer { room, held } = match self.layers[layer].take() {
+            Some(layer) => layer.append(new),
+            None => {
+                let [_, _, n, _] = new[0].dims();
+                Layer { room: new, held: 0..n }
             }
-            None => new,
         };
-        let [_, _, n, _] = all[0].dims();
-        let n_kept = window.map_or(n, |window| n.min(window - 1));
-        self.layers[layer] = match n_kept {
-            0 => None,
-            kept if kept == n => Some(all.clone()),
-            kept => Some(all.clone().map(|tensor| tensor.narrow(2, n - kept, kept))),
-        };
+        let all = room.clone().map(|t| t.narrow(2, held.start, held.len()));
+        let n_kept = window.map_or(held.len(), |window| held.len().min(window - 1));
+        self.layers[layer] = (n_kept > 0).then_some(Layer { room, held: held.end - n_kept..held.end });
         all
     }
 
     /// Counts tokens that every block has appended.
     pub(crate) fn advance(&mut self, n_tokens: usize) {
         self.n_tokens += n_tokens;
+    }
+}
+
+impl Layer {
+    /// In place while there is room; else everything moves to where there is twice as much.
+    fn append(self, new: [Tensor<4>; 2]) -> Self {
+        let Layer { room, held } = self;
+        let ([rows, heads, size, e], [_, _, n_new, _]) = (room[0].dims(), new[0].dims());
+        let at = |tokens: Range<usize>| [0..rows, 0..heads, tokens, 0..e];
+        let (room, held) = if held.end + n_new <= size {
+            (room, held)
+        } else {
+            let n = held.len();
+            let size = (2 * (n + n_new)).max(ROOM_MIN);
+            let moved = |t: Tensor<4>| {
+                let larger = Tensor::zeros([rows, heads, size, e], &t.device());
+                larger.slice_assign(at(0..n), t.narrow(2, held.start, n))
+            };
+            (room.map(moved), 0..n)
+        };
+        let mut new = new.into_iter();
+        let end = held.end + n_new;
+        let room = room.map(|t| t.slice_assign(at(held.end..end), new.next().expect("invariant: keys and values")));
+        Layer { room, held: held.start..end }
     }
 }

@@ -2,10 +2,12 @@
 
 use crate::visit::Visit;
 use crate::{Cache, Parameter, Rows, Tape};
-use architecture::{Architecture, Block, Weight};
+use architecture::{Architecture, Block, Role, Weight};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use kernels::HeadSpec;
+use packed::{Format, Matrix, PackError};
 use simulate::Category;
+use std::collections::HashMap;
 
 /// Consecutive blocks of a model with their parameters, on one device and in one thread.
 #[derive(Debug)]
@@ -15,6 +17,10 @@ pub struct Part {
     /// Blocks whose vocabulary matrix lies elsewhere.
     sharded: Vec<Block>,
     parameters: Vec<Parameter>,
+    /// Numbers of the parameters by name.
+    numbers: HashMap<String, usize>,
+    /// Matrices of a part that is only read, `[out, in]`, by name; they are not among the parameters.
+    packed: HashMap<String, Matrix>,
     device: Device,
 }
 
@@ -64,7 +70,55 @@ impl Part {
             }
         }
         let (blocks, sharded) = (blocks.to_vec(), sharded.to_vec());
-        Ok(Self { architecture: architecture.clone(), blocks, sharded, parameters, device: device.clone() })
+        Ok(Self::of(architecture, blocks, sharded, parameters, HashMap::new(), device))
+    }
+
+    /// A whole model that is only read, on the CPU: matrices are packed, and multiplied as they are. Products are those of
+    /// the values that they stand for. Norms, biases and GPT-2's positions stay parameters.
+    ///
+    /// # Errors
+    /// What `weights` gives, and weights that `format` cannot hold.
+    pub fn packed<E: From<PackError>>(
+        architecture: &Architecture,
+        format: Format,
+        mut weights: impl FnMut(&Weight) -> Result<Vec<f32>, E>,
+    ) -> Result<Self, E> {
+        let (mut parameters, mut packed, device) = (Vec::new(), HashMap::new(), Device::flex());
+        let blocks = architecture.blocks();
+        let tables = [Block::Embedding, Block::Head].map(|block| architecture.vocabulary_matrix(block));
+        for weight in architecture.all_weights() {
+            let values = weights(&weight)?;
+            let is_table = tables.iter().flatten().any(|table| table.name == weight.name);
+            let matrix = match (weight.role, &weight.shape[..]) {
+                (Role::Matrix, &[out, n_in]) => Some(([out, n_in], values)),
+                (Role::Embedding, &[ids, width]) if is_table => Some(([ids, width], values)),
+                (Role::TransposedMatrix, &[n_in, out]) => {
+                    Some(([out, n_in], (0..out * n_in).map(|i| values[i % n_in * out + i / n_in]).collect()))
+                }
+                _ => {
+                    parameters.push(Parameter::new(weight.clone(), values, &device));
+                    None
+                }
+            };
+            if let Some((dims, values)) = matrix {
+                let matrix = Matrix::pack(format, &weight.name, dims, values)?;
+                packed.insert(weight.name, matrix);
+            }
+        }
+        Ok(Self::of(architecture, blocks, Vec::new(), parameters, packed, &device))
+    }
+
+    fn of(
+        architecture: &Architecture,
+        blocks: Vec<Block>,
+        sharded: Vec<Block>,
+        parameters: Vec<Parameter>,
+        packed: HashMap<String, Matrix>,
+        device: &Device,
+    ) -> Self {
+        let numbers = parameters.iter().enumerate().map(|(n, known)| (known.weight.name.clone(), n)).collect();
+        let (architecture, device) = (architecture.clone(), device.clone());
+        Self { architecture, blocks, sharded, parameters, numbers, packed, device }
     }
 
     /// The parameters, each name once.
@@ -87,6 +141,16 @@ impl Part {
         &self.architecture
     }
 
+    /// The packed matrix named `name`, of a part that has any.
+    pub fn matrix(&self, name: &str) -> Option<&Matrix> {
+        self.packed.get(name)
+    }
+
+    /// Whether the part has a parameter named `name`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.numbers.contains_key(name)
+    }
+
     /// Where the parameters are.
     pub fn device(&self) -> &Device {
         &self.device
@@ -94,7 +158,10 @@ impl Part {
 
     /// Number of the embedding matrix among the parameters, if this part looks tokens up.
     pub fn embedding(&self) -> Option<usize> {
-        let looks_up = self.blocks.first() == Some(&Block::Embedding) && !self.sharded.contains(&Block::Embedding);
+        // Matrices of a part that is only read are no parameters.
+        let looks_up = self.packed.is_empty()
+            && self.blocks.first() == Some(&Block::Embedding)
+            && !self.sharded.contains(&Block::Embedding);
         looks_up.then_some(0)
     }
 
@@ -103,10 +170,7 @@ impl Part {
     /// # Panics
     /// When the part does not have it.
     pub(crate) fn index(&self, name: &str) -> usize {
-        self.parameters
-            .iter()
-            .position(|parameter| parameter.weight.name == name)
-            .unwrap_or_else(|| panic!("parameter {name} is in its part"))
+        self.numbers.get(name).copied().unwrap_or_else(|| panic!("parameter {name} is in its part"))
     }
 
     /// Applies the blocks.
@@ -154,9 +218,15 @@ impl Part {
         Some(self.index(&matrix.name))
     }
 
-    /// Log-probabilities of targets, in chunks.
+    /// Log-probabilities of targets, in chunks; with packed matrices all at once, as their caller has cut rows for it.
     fn log_probability(&self, x: &Tensor<2>, targets: &[i32]) -> Tensor<1> {
         let _logits = ledger::category(Category::Logits);
+        if let Some(matrix) = self.architecture.vocabulary_matrix(Block::Head).and_then(|head| self.matrix(&head.name))
+        {
+            let logits = kernels::packed_linear(x.clone(), matrix);
+            let targets = Tensor::from_data(TensorData::new(targets.to_vec(), [targets.len()]), &self.device);
+            return kernels::log_probability(logits, targets);
+        }
         let matrix = self.head_matrix().expect("invariant: a part with a head");
         let matrix = self.parameters[matrix].matrix();
         let found = kernels::head_log_probability(x, &matrix, targets, HeadSpec::default());
@@ -199,16 +269,29 @@ impl Part {
 
     /// The blocks before the head.
     fn apply(&self, rows: &Rows, hidden: Option<Tensor<2>>, tape: &mut Tape, cache: Option<&mut Cache>) -> Tensor<2> {
-        let source = match self.embedding() {
-            Some(table) => {
+        let table = self.architecture.vocabulary_matrix(Block::Embedding);
+        let table = table.and_then(|table| self.matrix(&table.name));
+        let source = match (table, self.embedding()) {
+            (Some(table), _) => self.look_up(table, &rows.ids),
+            (None, Some(table)) => {
                 assert!(hidden.is_none(), "the embedding reads token ids");
                 let ids: Tensor<1, Int> =
                     Tensor::from_data(TensorData::new(rows.ids.clone(), [rows.n()]), &self.device);
                 self.parameters[table].matrix().select(0, ids)
             }
-            None => hidden.expect("invariant: a part without embedding is handed the residual stream"),
+            (None, None) => hidden.expect("invariant: a part without embedding is handed the residual stream"),
         };
         let hidden = tape.source(source);
         Visit::new(self, rows, tape, cache).apply(hidden)
+    }
+
+    /// The rows of the ids.
+    fn look_up(&self, table: &Matrix, ids: &[i32]) -> Tensor<2> {
+        let [_, width] = table.dims();
+        let mut looked_up = vec![0.0; ids.len() * width];
+        for (row, &id) in looked_up.chunks_mut(width).zip(ids) {
+            table.unpack_row(usize::try_from(id).expect("ids are not negative"), row);
+        }
+        Tensor::from_data(TensorData::new(looked_up, [ids.len(), width]), &self.device)
     }
 }

@@ -98,16 +98,24 @@ impl<'a> Visit<'a> {
     pub(crate) fn linear(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
         let y = self.product(&format!("{name}.weight"), x);
         let bias = format!("{name}.bias");
-        if self.has(&bias) { y + self.leaf(&bias).unsqueeze::<2>() } else { y }
+        if self.part.has(&bias) { y + self.leaf(&bias).unsqueeze::<2>() } else { y }
     }
 
     /// As [`Visit::linear`], for a matrix that holds several projections, `widths` outputs each: one after the other, so
     /// that nothing has to be cut out of a common result.
     pub(crate) fn linears<const N: usize>(&mut self, name: &str, x: Tensor<2>, widths: [usize; N]) -> [Tensor<2>; N] {
+        let mut next = 0;
+        if self.part.matrix(&format!("{name}.weight")).is_some() {
+            let y = self.linear(name, x);
+            return widths.map(|width| {
+                let first = next;
+                next += width;
+                y.clone().narrow(1, first, width)
+            });
+        }
         let (parameter, matrix) = self.matrix(&format!("{name}.weight"));
         let bias = format!("{name}.bias");
-        let bias = self.has(&bias).then(|| self.leaf(&bias).unsqueeze::<2>());
-        let mut next = 0;
+        let bias = self.part.has(&bias).then(|| self.leaf(&bias).unsqueeze::<2>());
         widths.map(|width| {
             let first = next;
             next += width;
@@ -182,6 +190,9 @@ impl<'a> Visit<'a> {
     }
 
     fn product(&self, name: &str, x: Tensor<2>) -> Tensor<2> {
+        if let Some(matrix) = self.part.matrix(name) {
+            return kernels::packed_linear(x, matrix);
+        }
         let (index, matrix) = self.matrix(name);
         self.tape.linear(x, matrix, WeightPlace { parameter: index, first: 0 })
     }
@@ -194,10 +205,6 @@ impl<'a> Visit<'a> {
             Role::TransposedMatrix => (index, parameter.matrix().transpose()),
             _ => (index, parameter.matrix()),
         }
-    }
-
-    fn has(&self, name: &str) -> bool {
-        self.part.parameters().iter().any(|parameter| parameter.weight.name == name)
     }
 
     fn leaf(&mut self, name: &str) -> Tensor<1> {

@@ -80,6 +80,9 @@ pub enum ServeError {
         /// Tokens read.
         n_tokens: usize,
     },
+    /// A weight that does not fit the number format asked for.
+    #[error(transparent)]
+    Packing(#[from] packed::PackError),
     /// The model's folder.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),

@@ -4,8 +4,11 @@ use crate::writer::Writer;
 use crate::{Result, Sampler, ScoredToken, ServeError};
 use architecture::{Architecture, Weight};
 use burn::tensor::{Device, Tensor};
+use checkpoint::Folder;
 use corpus::Tokenizer;
 use model::{Cache, Part, Rows};
+use packed::Format;
+use std::cell::RefCell;
 use std::ops::ControlFlow;
 use std::path::Path;
 
@@ -73,15 +76,17 @@ impl Generator {
     /// Everything that is wrong with the folder's files ([`checkpoint::read_folder`]), and an unusable `tokenizer.json`;
     /// none is no error until text is asked for.
     pub fn open(folder: &Path, device: &Device) -> Result<Generator> {
-        let folder = checkpoint::read_folder(folder)?;
-        let tokenizer = folder.tokenizer_path().map(Tokenizer::from_file).transpose()?;
-        let mut architecture = folder.architecture().clone();
-        for &id in &folder.generation().eos_token_id {
-            if !architecture.eos_token_id.contains(&id) {
-                architecture.eos_token_id.push(id);
-            }
-        }
+        let (folder, architecture, tokenizer) = read(folder)?;
         Ok(Generator::new(&architecture, tokenizer, device, |weight| folder.read(weight))?)
+    }
+
+    /// As [`Generator::open`], on the CPU with matrices packed as `format`: a drawn token costs one reading of them.
+    ///
+    /// # Errors
+    /// As [`Generator::open`], and weights that the format cannot hold.
+    pub fn open_packed(folder: &Path, format: Format) -> Result<Generator> {
+        let (folder, architecture, tokenizer) = read(folder)?;
+        Generator::packed(&architecture, tokenizer, format, |weight| Ok(folder.read(weight)?))
     }
 
     /// A model with weights from `weights`, each asked for once. Where the architecture names no end token, the
@@ -99,11 +104,31 @@ impl Generator {
         weights: impl FnMut(&Weight) -> std::result::Result<Vec<f32>, E>,
     ) -> std::result::Result<Generator, E> {
         let part = Part::new(architecture, &architecture.blocks(), device, weights)?;
-        let end_ids = match architecture.eos_token_id.as_slice() {
+        Ok(Generator::of(part, tokenizer))
+    }
+
+    /// As [`Generator::new`], on the CPU with matrices packed as `format`.
+    ///
+    /// # Errors
+    /// What `weights` gives, and weights that the format cannot hold.
+    ///
+    /// # Panics
+    /// As [`Generator::new`].
+    pub fn packed(
+        architecture: &Architecture,
+        tokenizer: Option<Tokenizer>,
+        format: Format,
+        weights: impl FnMut(&Weight) -> Result<Vec<f32>>,
+    ) -> Result<Generator> {
+        Ok(Generator::of(Part::packed(architecture, format, weights)?, tokenizer))
+    }
+
+    fn of(part: Part, tokenizer: Option<Tokenizer>) -> Self {
+        let end_ids = match part.architecture().eos_token_id.as_slice() {
             [] => tokenizer.iter().map(Tokenizer::end_of_text).collect(),
             ids => ids.to_vec(),
         };
-        Ok(Generator { part, tokenizer, end_ids })
+        Self { part, tokenizer, end_ids }
     }
 
     /// The model.
@@ -144,17 +169,51 @@ impl Generator {
     ///
     /// # Errors
     /// No tokenizer, an empty stop string, and as [`Generator::generate_ids`].
-    pub fn generate_from_ids(&self, prompt: &[u32], options: &Options, on_text: impl FnMut(&str)) -> Result<Generated> {
-        let mut writer = Writer::new(self.tokenizer()?, prompt, &options.stop, on_text)?;
-        let mut tokens = Vec::new();
-        let (n_tokens, reason) = self.draw(prompt, options.tokens_max, &options.sampler, |id, logits| {
-            tokens.extend(options.alternatives.map(|n| ScoredToken::of(id, logits, n)));
+    pub fn generate_from_ids(
+        &self,
+        prompt: &[u32],
+        options: &Options,
+        mut on_text: impl FnMut(&str),
+    ) -> Result<Generated> {
+        let mut all = self.generate_several(prompt, std::slice::from_ref(options), |_, piece| on_text(piece))?;
+        Ok(all.remove(0))
+    }
+
+    /// As [`Generator::generate_from_ids`], one continuation for each of `all`; `on_text` is told its number, counted from
+    /// 0. They are drawn together, so that the prompt and every weight are read once for all. Each is what it would be
+    /// alone: up to 8 with packed weights to the bit, else but for rounding.
+    ///
+    /// # Errors
+    /// As [`Generator::generate_from_ids`].
+    pub fn generate_several(
+        &self,
+        prompt: &[u32],
+        all: &[Options],
+        on_text: impl FnMut(usize, &str),
+    ) -> Result<Vec<Generated>> {
+        let on_text = &RefCell::new(on_text);
+        let mut written = Vec::new();
+        for (n, options) in all.iter().enumerate() {
+            let on_piece = move |piece: &str| (on_text.borrow_mut())(n, piece);
+            written.push((Writer::new(self.tokenizer()?, prompt, &options.stop, on_piece)?, Vec::new()));
+        }
+        let requests: Vec<Request> = all
+            .iter()
+            .map(|Options { tokens_max, sampler, .. }| Request { tokens_max: *tokens_max, sampler })
+            .collect();
+        let ends = self.draw(prompt, &requests, |n, id, logits| {
+            let (writer, tokens) = &mut written[n];
+            tokens.extend(all[n].alternatives.map(|n| ScoredToken::of(id, logits, n)));
             // Some vocabularies do not mark their end tokens as special: they would be written out.
             let stop = if self.end_ids.contains(&id) { None } else { writer.push(id)? };
             Ok(stop.map_or(ControlFlow::Continue(()), |stop| ControlFlow::Break(Stop::StopString(stop))))
         })?;
-        let (text, stop) = writer.finish()?;
-        Ok(Generated { text, n_tokens, tokens, reason: stop.map_or(reason, Stop::StopString) })
+        let ended = written.into_iter().zip(ends);
+        let generated = ended.map(|((writer, tokens), (n_tokens, reason))| {
+            let (text, stop) = writer.finish()?;
+            Ok(Generated { text, n_tokens, tokens, reason: stop.map_or(reason, Stop::StopString) })
+        });
+        generated.collect()
     }
 
     /// Continues token ids by ids, of which `on_id` sees each as it is drawn, the end token too. The prompt is read at
@@ -171,11 +230,12 @@ impl Generator {
         mut on_id: impl FnMut(u32),
     ) -> Result<GeneratedIds> {
         let mut ids = Vec::new();
-        let (_, reason) = self.draw(prompt, tokens_max, sampler, |id, _| {
+        let mut ends = self.draw(prompt, &[Request { tokens_max, sampler }], |_, id, _| {
             ids.push(id);
             on_id(id);
             Ok(ControlFlow::Continue(()))
         })?;
+        let (_, reason) = ends.remove(0);
         Ok(GeneratedIds { ids, reason })
     }
 
@@ -205,25 +265,27 @@ impl Generator {
         if found > most { Err(ServeError::TooLong { found, most }) } else { Ok(()) }
     }
 
-    /// Draws tokens until one ends the text, `on_id`, which sees each with the logits it was drawn from, asks for an end,
-    /// or there is no room left: how many, and why no
-    /// more.
+    /// Draws tokens for each request until one ends its text, `on_id`, which sees each with the number of its request and
+    /// the logits it was drawn from, asks for an end, or there is no room left: how many, and why no more. The prompt is
+    /// read once, and the weights once for all texts' next tokens.
     fn draw(
         &self,
         prompt: &[u32],
-        tokens_max: usize,
-        sampler: &Sampler,
-        mut on_id: impl FnMut(u32, &[f32]) -> Result<ControlFlow<Stop>>,
-    ) -> Result<(usize, Stop)> {
+        requests: &[Request],
+        mut on_id: impl FnMut(usize, u32, &[f32]) -> Result<ControlFlow<Stop>>,
+    ) -> Result<Vec<(usize, Stop)>> {
         self.check_prompt(prompt)?;
-        let mut cache = Cache::new();
-        let mut text = prompt.to_vec();
-        let mut unread = signed(prompt);
-        for n in 0..tokens_max {
-            let n_read = cache.n_tokens();
-            let n_unread = unread.len();
+        let mut ends: Vec<_> = requests.iter().map(|request| (request.tokens_max, Stop::TokensMax)).collect();
+        let mut texts = vec![prompt.to_vec(); requests.len()];
+        // The texts that go on, each a row of the cache once the prompt is read.
+        let mut open: Vec<usize> = (0..requests.len()).filter(|&text| requests[text].tokens_max > 0).collect();
+        let (mut cache, mut unread, mut n) = (Cache::new(), signed(prompt), 0);
+        while !open.is_empty() {
+            let (n_read, n_rows) = (cache.n_tokens(), if n == 0 { 1 } else { open.len() });
+            let n_unread = unread.len() / n_rows;
             if n_read + n_unread == self.architecture().max_position_embeddings {
-                return Ok((n, Stop::PositionsMax));
+                open.iter().for_each(|&text| ends[text] = (n, Stop::PositionsMax));
+                break;
             }
             let mut rows = Rows::to_read(unread, n_unread);
             rows.positions.iter_mut().for_each(|position| *position += n_read as i32);
@@ -231,17 +293,31 @@ impl Generator {
             if !logits.iter().all(|logit| logit.is_finite()) {
                 return Err(ServeError::NotFinite { n_tokens: cache.n_tokens() });
             }
-            let id = sampler.draw(&logits, &text, n as u64);
-            if let ControlFlow::Break(stop) = on_id(id, &logits)? {
-                return Ok((n + 1, stop));
+            let logits: Vec<&[f32]> = logits.chunks(self.architecture().vocab_size).collect();
+            let (mut kept, mut kept_rows) = (Vec::new(), Vec::new());
+            for (at, text) in open.into_iter().enumerate() {
+                let row = if n == 0 { 0 } else { at };
+                let id = requests[text].sampler.draw(logits[row], &texts[text], n as u64);
+                texts[text].push(id);
+                match on_id(text, id, logits[row])? {
+                    ControlFlow::Break(stop) => ends[text] = (n + 1, stop),
+                    ControlFlow::Continue(()) if self.end_ids.contains(&id) => {
+                        ends[text] = (n + 1, Stop::EndOfText(id))
+                    }
+                    ControlFlow::Continue(()) if n + 1 == requests[text].tokens_max => {}
+                    ControlFlow::Continue(()) => {
+                        kept.push(text);
+                        kept_rows.push(row);
+                    }
+                }
             }
-            if self.end_ids.contains(&id) {
-                return Ok((n + 1, Stop::EndOfText(id)));
+            if !kept_rows.iter().copied().eq(0..n_rows) {
+                cache = cache.with_rows(&kept_rows, self.part.device());
             }
-            text.push(id);
-            unread = signed(&[id]);
+            unread = kept.iter().flat_map(|&text| signed(&texts[text][texts[text].len() - 1..])).collect();
+            (open, n) = (kept, n + 1);
         }
-        Ok((tokens_max, Stop::TokensMax))
+        Ok(ends)
     }
 
     fn check_prompt(&self, ids: &[u32]) -> Result<()> {
@@ -251,6 +327,25 @@ impl Generator {
         self.check_length(ids.len())?;
         ids.iter().try_for_each(|&id| self.check_id(id))
     }
+}
+
+/// One text to draw.
+struct Request<'a> {
+    tokens_max: usize,
+    sampler: &'a Sampler,
+}
+
+/// A folder, its model with all end tokens, and its tokenizer.
+fn read(folder: &Path) -> Result<(Folder, Architecture, Option<Tokenizer>)> {
+    let folder = checkpoint::read_folder(folder)?;
+    let tokenizer = folder.tokenizer_path().map(Tokenizer::from_file).transpose()?;
+    let mut architecture = folder.architecture().clone();
+    for &id in &folder.generation().eos_token_id {
+        if !architecture.eos_token_id.contains(&id) {
+            architecture.eos_token_id.push(id);
+        }
+    }
+    Ok((folder, architecture, tokenizer))
 }
 
 fn signed(ids: &[u32]) -> Vec<i32> {

@@ -1,8 +1,10 @@
 //! Continuations and losses in ids: against transformers (`fixtures/make_fixtures.py`), and against themselves.
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use architecture::{Architecture, Role, Weight};
 use burn::tensor::Device;
 use corpus::{Borders, Packing, Tokens};
+use packed::{Format, Matrix};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use serve::{GeneratedIds, Generator, Sampler, Sampling, ServeError, Stop};
@@ -60,12 +62,82 @@ fn all_families_continue_as_in_transformers() {
             let tensor = expected.tensor(name).unwrap();
             tensor.data().as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
         };
-        let generator = Generator::open(&folder, &Device::flex()).unwrap();
-        let found = generator.generate_ids(&ids("prompt"), 64, &greedy(), |_| ()).unwrap();
-        assert_eq!(found, GeneratedIds { ids: ids("greedy"), reason: Stop::TokensMax }, "{}", folder.display());
+        let plain = Generator::open(&folder, &Device::flex()).unwrap();
+        let packed = Generator::open_packed(&folder, Format::F32).unwrap();
+        for generator in [&plain, &packed] {
+            let found = generator.generate_ids(&ids("prompt"), 64, &greedy(), |_| ()).unwrap();
+            assert_eq!(found, GeneratedIds { ids: ids("greedy"), reason: Stop::TokensMax }, "{}", folder.display());
+        }
         n_folders += 1;
     }
     assert_eq!(n_folders, 15);
+}
+
+/// Models as wide as a few blocks: a head of its own and a tied one, windows, and GPT-2's turned matrices.
+fn wide() -> [Architecture; 3] {
+    let llama = r#"{"model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96,
+        "vocab_size": 259, "max_position_embeddings": 64, "tie_word_embeddings": false}"#;
+    let mistral =
+        llama.replace("llama", "mistral").replace("Llama", "Mistral").replace("false", r#"true, "sliding_window": 7"#);
+    let gpt2 = r#"{"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"], "n_embd": 96, "n_layer": 2, "n_head": 3,
+        "n_inner": 160, "vocab_size": 131, "n_positions": 64}"#;
+    [llama, &mistral, gpt2].map(|config| architecture::from_config_json(config).unwrap())
+}
+
+/// A model with packed matrices gives the logits of the plain model whose matrices are the values that these stand for:
+/// all prompt tokens at once (products in tiles), and the next ones one by one (products row by row).
+#[test]
+fn packed_models_compute_with_the_values_of_their_blocks() {
+    for architecture in wide() {
+        let ids: Vec<u32> = (0..23).map(|i| i * 7 % architecture.vocab_size as u32).collect();
+        for format in Format::ALL {
+            let name = format!("{} {format}", architecture.family);
+            // Larger than training begins with, so that logits differ.
+            let drawn = |weight: &Weight| -> Result<Vec<f32>, ServeError> {
+                let values = model::draw(&architecture, weight, 5);
+                Ok(if weight.shape.len() == 2 { values.iter().map(|x| 5.0 * x).collect() } else { values })
+            };
+            let rounded = |weight: &Weight| drawn(weight).map(|values| through(format, weight, values));
+            let plain = Generator::new(&architecture, None, &Device::flex(), rounded).unwrap();
+            let packed = Generator::packed(&architecture, None, format, drawn).unwrap();
+            let (wanted, found) = (plain.logits(&ids).unwrap(), packed.logits(&ids).unwrap());
+            let largest = wanted.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+            assert!(largest > 1.0, "{name}: logits up to {largest} tell something");
+            // f32 sums in another order, through two layers.
+            let error = wanted.iter().zip(&found).fold(0.0f32, |max, (a, b)| max.max((a - b).abs()));
+            assert!(error <= 1e-5 * largest, "{name}: logits differ by {error} of {largest}");
+            let [wanted, found] =
+                [&plain, &packed].map(|model| model.generate_ids(&ids, 30, &greedy(), |_| ()).unwrap());
+            assert_eq!(found, wanted, "{name}");
+        }
+    }
+}
+
+/// Rows of the smallest models are no whole blocks.
+#[test]
+fn models_that_do_not_divide_into_blocks_are_refused() {
+    let error = Generator::open_packed(&folders().join("llama/tied"), Format::Q8).unwrap_err();
+    let wanted = "but q8 packs 32 at a time; take f16 or bf16, which have no blocks";
+    assert!(error.to_string().contains(wanted), "{error}");
+}
+
+/// What is left of a weight once its matrix was packed.
+fn through(format: Format, weight: &Weight, values: Vec<f32>) -> Vec<f32> {
+    let turned = |x: &[f32], rows: usize, columns: usize| -> Vec<f32> {
+        (0..rows * columns).map(|i| x[i % rows * columns + i / rows]).collect()
+    };
+    let &[rows, columns] = &weight.shape[..] else { return values };
+    let is_turned = weight.role == Role::TransposedMatrix;
+    if weight.name.contains("wpe") {
+        return values;
+    }
+    let (values, dims) =
+        if is_turned { (turned(&values, rows, columns), [columns, rows]) } else { (values, [rows, columns]) };
+    let matrix = Matrix::pack(format, &weight.name, dims, values).unwrap();
+    let mut unpacked = vec![0.0; rows * columns];
+    unpacked.chunks_mut(dims[1]).enumerate().for_each(|(i, row)| matrix.unpack_row(i, row));
+    if is_turned { turned(&unpacked, columns, rows) } else { unpacked }
 }
 
 /// Drawn through the cache, a continuation is the one drawn from the logits of everything read anew for each token.

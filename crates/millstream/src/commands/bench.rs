@@ -47,10 +47,23 @@ pub struct Args {
     /// Threads; without it, as many as this process may use cores.
     #[arg(long, value_name = "N", value_parser = size(1..=1 << 10))]
     threads: Option<usize>,
+    /// Measure only this beside the machine.
+    #[arg(long, value_name = "PART")]
+    only: Option<Part>,
     /// Answer as JSON.
     #[arg(long)]
     #[serde(skip)]
     json: bool,
+}
+
+/// What can be measured by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Part {
+    /// Training steps.
+    Training,
+    /// Reading a prompt and drawing tokens, in each number format of weights.
+    Generation,
 }
 
 /// What `--json` prints. A part that is added gets a field here and a line in [`Figures::page`].
@@ -62,9 +75,9 @@ struct Figures {
     shape: Args,
     parameters: usize,
     peak: peak::Peak,
-    training: training::Training,
+    training: Option<training::Training>,
     kernels: Vec<kernels::Kernel>,
-    generation: generation::Generation,
+    generation: Option<generation::Generation>,
 }
 
 /// Measures and prints.
@@ -75,9 +88,14 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("threads cannot be started")?;
     let before = pool.install(peak::measure);
-    let training = training::measure(&architecture, &args, threads)?;
-    let of_step = pool.install(|| kernels::measure(&architecture, &args));
-    let generation = pool.install(|| generation::measure(&architecture, &args))?;
+    let wants = |part: Part| args.only.is_none_or(|only| only == part);
+    let training = wants(Part::Training).then(|| training::measure(&architecture, &args, threads)).transpose()?;
+    let of_step = training.as_ref().map(|training| {
+        let kernels = pool.install(|| kernels::measure(&architecture, &args));
+        kernels.into_iter().map(|kernel| kernel.against(&before, training.step_s())).collect()
+    });
+    let generation = wants(Part::Generation).then(|| pool.install(|| generation::measure(&architecture, &args)));
+    let generation = generation.transpose()?;
     let after = pool.install(peak::measure);
     let figures = Figures {
         version: env!("CARGO_PKG_VERSION"),
@@ -85,9 +103,9 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         threads,
         shape: args,
         parameters: architecture.n_parameters(),
-        kernels: of_step.into_iter().map(|kernel| kernel.against(&before, training.step_s())).collect(),
-        training: training.against(&before),
-        generation: generation.against(&before),
+        kernels: of_step.unwrap_or_default(),
+        training: training.map(|training| training.against(&before)),
+        generation: generation.map(|generation| generation.against(&before)),
         peak: before.moved_to(&after),
     };
     let text = if args.json { serde_json::to_string_pretty(&figures)? + "\n" } else { figures.page() };
@@ -137,6 +155,9 @@ impl Figures {
             units::count(self.parameters as u64),
             self.threads
         );
-        model + &self.peak.page() + &self.training.page() + &self.generation.page() + &kernels::page(&self.kernels)
+        let training = self.training.as_ref().map(training::Training::page).unwrap_or_default();
+        let generation = self.generation.as_ref().map(generation::Generation::page).unwrap_or_default();
+        let kernels = self.training.as_ref().map(|_| kernels::page(&self.kernels)).unwrap_or_default();
+        model + &self.peak.page() + &training + &generation + &kernels
     }
 }

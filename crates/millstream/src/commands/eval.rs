@@ -1,10 +1,10 @@
 //! `millstream eval`.
 
 use super::table::aligned;
+use super::weights::WeightsArg;
 use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::{Outcome, model_folder, run_file};
-use burn::tensor::Device;
 use corpus::{Borders, Packing};
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
@@ -32,6 +32,9 @@ pub struct Args {
     /// Tokens per row; without it, the model's longest.
     #[arg(long, value_name = "N", conflicts_with = "tokens")]
     pub sequence_length: Option<usize>,
+    /// How weights are held: fewer bits, less memory, other figures.
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub weights: WeightsArg,
     /// Answer as JSON.
     #[arg(long, conflicts_with = "tokens")]
     pub json: bool,
@@ -43,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Err(UserFault::new("--sequence-length is 0, but must be at least 1").into());
     }
     let folder = model_folder::find(&args.folder)?;
-    let generator = Generator::open(&folder, &Device::flex()).map_err(users)?;
+    let generator = Generator::open_packed(&folder, args.weights.into()).map_err(users)?;
     match (&args.tokens, &args.logits) {
         (Some(tokens), Some(out)) => write_logits(&generator, tokens, out)?,
         _ => measure(&generator, &args, &Reading::of(&folder)?)?,

@@ -1,9 +1,9 @@
 //! `millstream generate`.
 
 use super::chat::{self, Chat};
+use super::weights::WeightsArg;
 use crate::fault::users;
 use crate::{Outcome, model_folder};
-use burn::tensor::Device;
 use serde::Serialize;
 use serve::{Generated, Generator, Options, Sampler, Sampling, ScoredToken, Stop};
 use std::path::PathBuf;
@@ -28,7 +28,10 @@ pub struct Args {
     /// How tokens are drawn.
     #[command(flatten)]
     pub drawing: Drawing,
-    /// Write so many continuations; the first has the seed given, each further one the next.
+    /// How weights are held: fewer bits, less memory, more tokens a second.
+    #[arg(long, value_name = "FORMAT", default_value = "f32")]
+    pub weights: WeightsArg,
+    /// Write so many continuations; the first has the seed given, each further one the next. They are drawn together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
     /// Answer as JSON: tokens with their text, log-probability and the likeliest others.
@@ -79,13 +82,21 @@ impl Drawing {
     }
 }
 
+/// Continuations drawn together: so many are each what they would be alone, to the bit.
+const TOGETHER: u64 = 8;
+
 /// Writes prompt and continuations to standard output, piece by piece as they come, or as JSON at the end.
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
+    // On a thread of the pool, which hands small products on faster than one from outside.
+    rayon::scope(|_| write(&args))
+}
+
+fn write(args: &Args) -> anyhow::Result<Outcome> {
     // Before the model is loaded: what is wrong with them is told at once.
     args.drawing.options(0, None)?;
     let messages = args.messages.as_deref().map(chat::read_messages).transpose()?;
     let folder = model_folder::find(&args.folder)?;
-    let generator = Generator::open(&folder, &Device::flex()).map_err(users)?;
+    let generator = Generator::open_packed(&folder, args.weights.into()).map_err(users)?;
     if args.chat {
         Chat::open(&generator, &folder)?.converse(&args.drawing, args.system.as_deref())?;
         return Ok(Outcome::Done);
@@ -103,8 +114,8 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         }
     };
     match args.json {
-        true => print_json(&generator, &args, &prompt)?,
-        false => print_text(&generator, &args, &prompt)?,
+        true => print_json(&generator, args, &prompt)?,
+        false => print_text(&generator, args, &prompt)?,
     }
     Ok(Outcome::Done)
 }
@@ -117,25 +128,32 @@ struct Prompt {
     echo: String,
 }
 
+/// The first of those drawn together is written as it comes, the others after it.
 fn print_text(generator: &Generator, args: &Args, prompt: &Prompt) -> anyhow::Result<()> {
-    for n in 0..args.samples {
-        // Not before the first piece: a prompt that is refused is not echoed.
-        let head = match args.samples {
-            1 => String::new(),
-            all => format!("--- {} of {all}, seed {}\n", n + 1, args.drawing.seed.wrapping_add(n)),
+    for first in (0..args.samples).step_by(TOGETHER as usize) {
+        let numbers = first..args.samples.min(first + TOGETHER);
+        let options =
+            numbers.clone().map(|n| args.drawing.options(n, None)).collect::<anyhow::Result<Vec<Options>>>()?;
+        let head = |n: u64| match args.samples {
+            1 => prompt.echo.clone(),
+            all => format!("--- {} of {all}, seed {}\n{}", n + 1, args.drawing.seed.wrapping_add(n), prompt.echo),
         };
-        let mut ahead = Some(head + &prompt.echo);
+        // Not before the first piece: a prompt that is refused is not echoed.
+        let mut ahead = Some(head(first));
         let mut written = Ok(());
-        let options = args.drawing.options(n, None)?;
-        let generated = generator.generate_from_ids(&prompt.ids, &options, |piece| {
-            if written.is_ok() {
+        let generated = generator.generate_several(&prompt.ids, &options, |n, piece| {
+            if n == 0 && written.is_ok() {
                 written = super::print(&format!("{}{}", ahead.take().unwrap_or_default(), super::harmless(piece)));
             }
         });
         let generated = generated.map_err(users)?;
         written?;
         super::print(&format!("{}\n", ahead.unwrap_or_default()))?;
-        note_positions_max(generator, &generated);
+        note_positions_max(generator, &generated[0]);
+        for (n, generated) in numbers.zip(&generated).skip(1) {
+            super::print(&format!("{}{}\n", head(n), super::harmless(&generated.text)))?;
+            note_positions_max(generator, generated);
+        }
     }
     Ok(())
 }
@@ -152,16 +170,17 @@ fn note_positions_max(generator: &Generator, generated: &Generated) {
 }
 
 fn print_json(generator: &Generator, args: &Args, prompt: &Prompt) -> anyhow::Result<()> {
-    let sample = |n: u64| -> anyhow::Result<Sample> {
-        let options = args.drawing.options(n, Some(args.top_logprobs))?;
-        let generated = generator.generate_from_ids(&prompt.ids, &options, |_| ()).map_err(users)?;
-        Sample::of(generator, args.drawing.seed.wrapping_add(n), &generated)
-    };
-    let answer = Answer {
-        prompt: &prompt.text,
-        prompt_ids: &prompt.ids,
-        samples: (0..args.samples).map(sample).collect::<anyhow::Result<Vec<Sample>>>()?,
-    };
+    let mut samples = Vec::new();
+    for first in (0..args.samples).step_by(TOGETHER as usize) {
+        let numbers = first..args.samples.min(first + TOGETHER);
+        let options = numbers.clone().map(|n| args.drawing.options(n, Some(args.top_logprobs)));
+        let options = options.collect::<anyhow::Result<Vec<Options>>>()?;
+        let generated = generator.generate_several(&prompt.ids, &options, |_, _| ()).map_err(users)?;
+        for (n, generated) in numbers.zip(&generated) {
+            samples.push(Sample::of(generator, args.drawing.seed.wrapping_add(n), generated)?);
+        }
+    }
+    let answer = Answer { prompt: &prompt.text, prompt_ids: &prompt.ids, samples };
     super::print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
     Ok(())
 }

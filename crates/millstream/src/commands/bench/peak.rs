@@ -13,14 +13,17 @@ pub struct Peak {
     matmul_gflops_after: Option<f64>,
     /// Of `a = b + 3 c` on arrays outside every cache, two reads and a write.
     pub memory_gbytes_per_s: f64,
+    /// Of reading alone.
+    pub memory_read_gbytes_per_s: f64,
 }
 
-/// Takes about two seconds.
+/// Takes about three seconds.
 pub fn measure() -> Peak {
     Peak {
         matmul_gflops: Speed::now().peak_gflops,
         matmul_gflops_after: None,
         memory_gbytes_per_s: kernels::memory_gbytes_per_s(Duration::from_secs(1)),
+        memory_read_gbytes_per_s: kernels::memory_read_gbytes_per_s(Duration::from_secs(1)),
     }
 }
 
@@ -37,8 +40,9 @@ impl Peak {
             false => String::new(),
         };
         format!(
-            "product     {:.1} GFLOP/s (f32, 2048 cubed, best of {PRODUCTS}){moved}\nbandwidth   {:.1} GB/s\n",
-            self.matmul_gflops, self.memory_gbytes_per_s
+            "product     {:.1} GFLOP/s (f32, 2048 cubed, best of {PRODUCTS}){moved}\nbandwidth   {:.1} GB/s, \
+             reading {:.1} GB/s\n",
+            self.matmul_gflops, self.memory_gbytes_per_s, self.memory_read_gbytes_per_s
         )
     }
 }

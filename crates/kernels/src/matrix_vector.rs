@@ -1,0 +1,263 @@
+//! Products of packed weights with a few vectors: every weight is read once, unpacked in registers, and used for all of
+//! them. That is what drawing tokens one by one costs, and memory sets its pace.
+//!
+//! A result's element is summed in an order that depends on nothing but the number of columns and the instruction set: not
+//! on the threads, and not on how many vectors there are. So a text drawn beside others is the text drawn alone.
+
+#[cfg(target_arch = "x86_64")]
+use crate::dots_x86 as x86;
+use crate::product::{Shared, unwritten};
+use crate::tile::Isa;
+use packed::{Matrix, Q4Block, Q8Block, Values, bf16, f16};
+use rayon::prelude::*;
+
+/// Vectors that share one reading of the weights in registers; of more, each four read a task's rows again from the cache.
+pub(crate) const VECTORS: usize = 4;
+
+/// Tasks a thread, so that a thread that is held up holds up little.
+const TASKS: usize = 8;
+/// Fewer rows are not worth another task.
+const TASK_ROWS: usize = 16;
+
+/// Dot products of `rows` weight rows with `1..=4` vectors: `out[j * out_row + i] = w_i . x_j`, with `w_i` at
+/// `w + i * row` and `x_j` at `x + j * columns`, all in elements (blocks for packed weights).
+#[derive(Clone, Copy)]
+pub(crate) struct Dots<T> {
+    pub w: *const T,
+    pub row: usize,
+    pub x: *const f32,
+    pub columns: usize,
+    pub out: *mut f32,
+    pub out_row: usize,
+}
+
+/// Computes them for fixed numbers of rows and vectors.
+pub(crate) type Compute<T> = unsafe fn(Dots<T>);
+
+/// Of a whole group of rows and of a single one, each with 1 to [`VECTORS`] vectors.
+#[derive(Clone, Copy)]
+pub(crate) struct Table<T> {
+    pub rows: usize,
+    pub group: [Compute<T>; VECTORS],
+    pub single: [Compute<T>; VECTORS],
+}
+
+/// `x w^T`: each of `n` vectors with each row of the matrix, `[n, rows]`.
+///
+/// # Panics
+/// When `x` is not `n` vectors of the matrix's width.
+pub(crate) fn vectors_times_rows(isa: Isa, x: &[f32], n: usize, w: &Matrix) -> Vec<f32> {
+    let [rows, columns] = w.dims();
+    assert_eq!(x.len(), n * columns, "vectors of the matrix's width");
+    let mut y = unwritten(n * rows);
+    match w.values() {
+        Values::F32(w) => products(f32_table(isa), &mut y, x, w, columns),
+        Values::F16(w) => products(f16_table(isa), &mut y, x, w, columns),
+        Values::Bf16(w) => products(bf16_table(isa), &mut y, x, w, columns),
+        Values::Q8(w) => products(q8_table(isa), &mut y, x, w, columns),
+        Values::Q4(w) => products(q4_table(isa), &mut y, x, w, columns),
+    }
+    y
+}
+
+/// Runs of rows are tasks: a thread reads memory in one direction.
+fn products<T: Sync>(table: Table<T>, y: &mut [f32], x: &[f32], w: &[T], columns: usize) {
+    let n = x.len() / columns.max(1);
+    if n == 0 || y.is_empty() {
+        return y.fill(0.0);
+    }
+    let n_rows = y.len() / n;
+    let row = w.len() / n_rows;
+    let task_rows = n_rows.div_ceil(TASKS * rayon::current_num_threads()).max(TASK_ROWS).next_multiple_of(table.rows);
+    let to = Shared::new(y);
+    (0..n_rows.div_ceil(task_rows)).into_par_iter().for_each(|task| {
+        let end = n_rows.min((task + 1) * task_rows);
+        let mut i = task * task_rows;
+        while i < end {
+            let (compute, rows) = if end - i >= table.rows { (table.group, table.rows) } else { (table.single, 1) };
+            for first in (0..n).step_by(VECTORS) {
+                let vectors = VECTORS.min(n - first);
+                // SAFETY: rows `i..i + rows` of the weights, `vectors` vectors of the input and their places in the
+                // result, this task's alone; the table is of instructions that this processor has.
+                unsafe {
+                    compute[vectors - 1](Dots {
+                        w: w.as_ptr().add(i * row),
+                        row,
+                        x: x.as_ptr().add(first * columns),
+                        columns,
+                        out: to.at(first * n_rows + i),
+                        out_row: n_rows,
+                    });
+                }
+            }
+            i += rows;
+        }
+    });
+}
+
+macro_rules! table_of {
+    ($name:ident, $element:ty, $portable:ident, $x86:ident) => {
+        fn $name(isa: Isa) -> Table<$element> {
+            match isa {
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx512 => x86::avx512::$x86,
+                #[cfg(target_arch = "x86_64")]
+                Isa::Avx2 => x86::avx2::$x86,
+                Isa::Baseline => Table {
+                    rows: 2,
+                    group: [$portable::<2, 1>, $portable::<2, 2>, $portable::<2, 3>, $portable::<2, 4>],
+                    single: [$portable::<1, 1>, $portable::<1, 2>, $portable::<1, 3>, $portable::<1, 4>],
+                },
+            }
+        }
+    };
+}
+table_of!(f32_table, f32, f32_dots, F32);
+table_of!(f16_table, f16, f16_dots, F16);
+table_of!(bf16_table, bf16, bf16_dots, BF16);
+table_of!(q8_table, Q8Block, q8_dots, Q8);
+table_of!(q4_table, Q4Block, q4_dots, Q4);
+
+/// Lanes of the portable sums: two NEON or SSE registers.
+const LANES: usize = 8;
+
+fn combined(mut lanes: [f32; LANES]) -> f32 {
+    for width in [4, 2, 1] {
+        for i in 0..width {
+            lanes[i] += lanes[i + width];
+        }
+    }
+    lanes[0]
+}
+
+macro_rules! portable_values {
+    ($name:ident, $element:ty, $value:expr) => {
+        /// Left to the compiler.
+        unsafe fn $name<const R: usize, const M: usize>(d: Dots<$element>) {
+            let value = $value;
+            for i in 0..R {
+                // SAFETY: the caller vouches for the places.
+                let w = unsafe { std::slice::from_raw_parts(d.w.add(i * d.row), d.columns) };
+                for j in 0..M {
+                    // SAFETY: as above.
+                    let x = unsafe { std::slice::from_raw_parts(d.x.add(j * d.columns), d.columns) };
+                    let mut lanes = [0.0f32; LANES];
+                    let ((w_whole, w_rest), (x_whole, x_rest)) = (w.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+                    for (w, x) in w_whole.iter().zip(x_whole) {
+                        for lane in 0..LANES {
+                            lanes[lane] += value(w[lane]) * x[lane];
+                        }
+                    }
+                    let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| value(*w) * x).sum();
+                    // SAFETY: as above.
+                    unsafe { *d.out.add(j * d.out_row + i) = combined(lanes) + rest };
+                }
+            }
+        }
+    };
+}
+portable_values!(f32_dots, f32, |w: f32| w);
+portable_values!(f16_dots, f16, |w: f16| w.to_f32());
+portable_values!(bf16_dots, bf16, |w: bf16| f32::from_bits(u32::from(w.to_bits()) << 16));
+
+macro_rules! portable_blocks {
+    ($name:ident, $block:ty, $integers:expr) => {
+        /// Left to the compiler.
+        unsafe fn $name<const R: usize, const M: usize>(d: Dots<$block>) {
+            let integers = $integers;
+            for i in 0..R {
+                // SAFETY: the caller vouches for the places.
+                let w = unsafe { std::slice::from_raw_parts(d.w.add(i * d.row), d.row) };
+                let mut lanes = [[0.0f32; LANES]; M];
+                for (n, block) in w.iter().enumerate() {
+                    let (scale, values): (f32, [f32; packed::BLOCK]) = (block.scale.to_f32(), integers(block));
+                    for (j, lanes) in lanes.iter_mut().enumerate() {
+                        // SAFETY: as above.
+                        let x = unsafe { &*d.x.add(j * d.columns + n * packed::BLOCK).cast::<[f32; packed::BLOCK]>() };
+                        let mut sums = [0.0f32; LANES];
+                        for part in 0..packed::BLOCK / LANES {
+                            for lane in 0..LANES {
+                                sums[lane] += values[part * LANES + lane] * x[part * LANES + lane];
+                            }
+                        }
+                        lanes.iter_mut().zip(sums).for_each(|(lane, sum)| *lane += scale * sum);
+                    }
+                }
+                for (j, lanes) in lanes.into_iter().enumerate() {
+                    // SAFETY: as above.
+                    unsafe { *d.out.add(j * d.out_row + i) = combined(lanes) };
+                }
+            }
+        }
+    };
+}
+portable_blocks!(q8_dots, Q8Block, |block: &Q8Block| block.values.map(f32::from));
+portable_blocks!(q4_dots, Q4Block, |block: &Q4Block| {
+    let half = packed::BLOCK / 2;
+    let nibble = |i: usize| if i < half { block.pairs[i] & 15 } else { block.pairs[i - half] >> 4 };
+    std::array::from_fn(|i| f32::from(nibble(i)) - 8.0)
+});
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use packed::Format;
+
+    fn noise(n: usize, step: usize) -> Vec<f32> {
+        (0..n).map(|i| ((i * i * step) as f32 * 0.618).sin()).collect()
+    }
+
+    fn unpacked(w: &Matrix) -> Vec<f32> {
+        let [rows, columns] = w.dims();
+        let mut values = vec![0.0; rows * columns];
+        values.chunks_mut(columns.max(1)).enumerate().for_each(|(i, row)| w.unpack_row(i, row));
+        values
+    }
+
+    /// Against the sum in f64 of what the packed values stand for. A sum of products in f32 is off by at most
+    /// `columns * 2^-24` of the sum of magnitudes; blocks round twice more.
+    #[test]
+    fn products_are_those_of_the_unpacked_weights() {
+        for isa in Isa::available() {
+            for format in Format::ALL {
+                for [n, rows, columns] in
+                    [[1, 1, 32], [1, 67, 96], [2, 5, 1056], [3, 131, 64], [4, 19, 320], [7, 37, 2080]]
+                {
+                    // Formats without blocks have rows of any length.
+                    let columns = if format.values_per_unit() == 1 { columns - 1 } else { columns };
+                    let w = Matrix::pack(format, "w", [rows, columns], noise(rows * columns, 3)).unwrap();
+                    let x = noise(n * columns, 1);
+                    let found = vectors_times_rows(isa, &x, n, &w);
+                    for (at, row) in unpacked(&w).chunks(columns).enumerate() {
+                        for (j, x) in x.chunks(columns).enumerate() {
+                            let terms = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                            let (sum, size) =
+                                terms.fold((0.0, 0.0), |(sum, size), term| (sum + term, size + term.abs()));
+                            let error = (f64::from(found[j * rows + at]) - sum).abs();
+                            let most = (columns + 2) as f64 * size * 2f64.powi(-24);
+                            assert!(error <= most, "{isa:?} {format} [{n}, {rows}, {columns}]: {error} > {most}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Vectors together give the bits that each gives alone, on any number of threads.
+    #[test]
+    fn company_changes_no_bit() {
+        let [n, rows, columns] = [11, 131, 544];
+        let x = noise(n * columns, 1);
+        for isa in Isa::available() {
+            for format in Format::ALL {
+                let w = Matrix::pack(format, "w", [rows, columns], noise(rows * columns, 3)).unwrap();
+                let alone: Vec<f32> = x.chunks(columns).flat_map(|x| vectors_times_rows(isa, x, 1, &w)).collect();
+                for threads in [1, 3] {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+                    let found = pool.install(|| vectors_times_rows(isa, &x, n, &w));
+                    assert_eq!(found, alone, "{isa:?} {format} on {threads} threads");
+                }
+            }
+        }
+    }
+}

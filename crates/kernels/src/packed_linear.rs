@@ -1,0 +1,95 @@
+//! The linear layer of a model that is only read: its weights are packed.
+
+use crate::matrix_vector::vectors_times_rows;
+use crate::product::{Columns, Into, Matrix, Scratch, product_in, unwritten};
+use crate::tile::Isa;
+use burn::tensor::{Tensor, TensorData};
+use packed::Values;
+use rayon::prelude::*;
+
+/// Rows of the input up to which every weight is read once and unpacked in registers; of more, weights are unpacked into
+/// the cache for a product in tiles.
+const FEW: usize = 8;
+/// Weights unpacked at a time: 4 MB.
+const UNPACKED: usize = 1 << 20;
+
+/// `x w^T` on the CPU, computed in f32 from the values that the weights stand for.
+///
+/// # Shapes
+/// - x: `[n, in]`, plain f32; w: `[out, in]`; result: `[n, out]`
+///
+/// With up to 8 rows, a row's result does not depend on the others.
+///
+/// # Panics
+/// When the input is not as wide as the weight.
+pub fn packed_linear(x: Tensor<2>, w: &packed::Matrix) -> Tensor<2> {
+    let ([n, n_in], [n_out, w_in], device) = (x.dims(), w.dims(), x.device());
+    assert_eq!(n_in, w_in, "a linear layer's input");
+    let x: Vec<f32> = x.into_data().try_to_vec().expect("invariant: plain f32");
+    Tensor::from_data(TensorData::new(packed_product(&x, n, w), [n, n_out]), &device)
+}
+
+/// As [`packed_linear`], of slices.
+pub(crate) fn packed_product(x: &[f32], n: usize, w: &packed::Matrix) -> Vec<f32> {
+    let (isa, [n_out, n_in]) = (Isa::detect(), w.dims());
+    if n <= FEW {
+        return vectors_times_rows(isa, x, n, w);
+    }
+    let (mut y, x) = (unwritten(n * n_out), Matrix::new(x, n_in));
+    let mut part = |w: &[f32], at: usize| {
+        let n_columns = w.len() / n_in;
+        product_in(
+            isa,
+            &mut y,
+            Columns { width: n_out, first: at },
+            [n, n_columns, n_in],
+            x,
+            Matrix::new(w, n_in).t(),
+            Into::Place,
+        );
+    };
+    if let Values::F32(w) = w.values() {
+        part(w, 0);
+        return y;
+    }
+    let rows = (UNPACKED / n_in.max(1)).clamp(1, n_out.max(1));
+    let mut unpacked = Scratch::new(rows * n_in);
+    for first in (0..n_out).step_by(rows) {
+        let unpacked = &mut unpacked[..rows.min(n_out - first) * n_in];
+        unpacked.par_chunks_mut(n_in).enumerate().for_each(|(i, row)| w.unpack_row(first + i, row));
+        part(unpacked, first);
+    }
+    y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use packed::Format;
+
+    /// Whole numbers that every format holds exactly, so that sums are exact in any order: few rows and many, more weights
+    /// than are unpacked at a time.
+    #[test]
+    fn products_are_exact() {
+        for [n, n_out, n_in] in [[1, 7, 32], [8, 65, 96], [9, 65, 96], [31, 259, 64], [13, 2051, 1024]] {
+            let numbers = |n: usize, step: usize| -> Vec<f32> { (0..n).map(|i| (i * step % 7) as f32 - 3.0).collect() };
+            let x = numbers(n * n_in, 5);
+            // Of largest magnitude 127 resp. 8 in every block: the factor is 1 and integers are themselves.
+            let with = |largest: f32| -> Vec<f32> {
+                let mut w = numbers(n_out * n_in, 3);
+                w.iter_mut().step_by(32).for_each(|w| *w = largest);
+                w
+            };
+            for format in Format::ALL {
+                let w = with(if format == Format::Q4 { -8.0 } else { 127.0 });
+                let found =
+                    packed_product(&x, n, &packed::Matrix::pack(format, "w", [n_out, n_in], w.clone()).unwrap());
+                let sum = |i: usize| -> f32 {
+                    let (x, w) = (&x[i / n_out * n_in..][..n_in], &w[i % n_out * n_in..][..n_in]);
+                    x.iter().zip(w).map(|(x, w)| x * w).sum()
+                };
+                assert!((0..n * n_out).all(|i| found[i] == sum(i)), "{format} [{n}, {n_out}, {n_in}]");
+            }
+        }
+    }
+}
