@@ -63,7 +63,7 @@ pub fn convert(
     let target = target(folder, conversion.head)?;
     let dtype = match conversion.dtype {
         Some(dtype) => dtype,
-        None => common_dtype(folder)?,
+        None => folder.common_dtype()?,
     };
     let [source_head, embedding] = [Block::Head, Block::Embedding].map(|block| matrix(folder.architecture(), block));
     let head = matrix(&target, Block::Head);
@@ -109,20 +109,22 @@ fn matrix(architecture: &Architecture, block: Block) -> Weight {
     architecture.vocabulary_matrix(block).expect("invariant: embedding and head have a row per token")
 }
 
-/// The number format of all weights.
-fn common_dtype(folder: &Folder) -> Result<Dtype, CheckpointError> {
-    let mut found: Vec<Dtype> = Vec::new();
-    for weight in folder.architecture().all_weights() {
-        let dtype = folder.dtype(&weight)?;
-        if !found.contains(&dtype) {
-            found.push(dtype);
+impl Folder {
+    /// The number format of all weights.
+    pub(crate) fn common_dtype(&self) -> Result<Dtype, CheckpointError> {
+        let mut found: Vec<Dtype> = Vec::new();
+        for weight in self.architecture().all_weights() {
+            let dtype = self.dtype(&weight)?;
+            if !found.contains(&dtype) {
+                found.push(dtype);
+            }
         }
-    }
-    match found[..] {
-        [dtype] => Ok(dtype),
-        _ => {
-            let names: Vec<&str> = found.iter().map(|dtype| dtype.config_name()).collect();
-            Err(CheckpointError::SeveralDtypes { path: folder.path().to_owned(), found: names.join(" and ") })
+        match found[..] {
+            [dtype] => Ok(dtype),
+            _ => {
+                let names: Vec<&str> = found.iter().map(|dtype| dtype.config_name()).collect();
+                Err(CheckpointError::SeveralDtypes { path: self.path().to_owned(), found: names.join(" and ") })
+            }
         }
     }
 }

@@ -169,6 +169,25 @@ pub enum CheckpointError {
         /// What it should have.
         missing: &'static str,
     },
+    /// A model that GGUF or its readers do not know.
+    #[error(
+        "`{}` has {what}: it cannot be written as GGUF; models of the families Llama and Mistral can.", path.display()
+    )]
+    Gguf {
+        /// The folder.
+        path: PathBuf,
+        /// What is not known.
+        what: String,
+    },
+    /// A weight that does not fit its new number format.
+    #[error(transparent)]
+    Packing(#[from] packed::PackError),
+    /// Something is where a file is to be written.
+    #[error("`{}` exists; name another or remove it first.", path.display())]
+    FileExists {
+        /// The path.
+        path: PathBuf,
+    },
     /// Something is where a folder is to be written.
     #[error("`{}` exists and is not an empty folder; name another or remove it first.", path.display())]
     Exists {

@@ -12,6 +12,7 @@ mod dots_x86;
 mod flex;
 mod gelu;
 mod head;
+mod huge_pages;
 mod layer_norm;
 mod linear;
 mod log_probability;
@@ -35,6 +36,7 @@ pub use adamw::{AdamW, Moments, Trained, sum_of_squares, sums_of_squares};
 pub use attention::{AttentionSpec, attention};
 pub use gelu::{Gelu, geglu, gelu};
 pub use head::{HEAD_CHUNK, HeadGradient, HeadSpec, LogProbabilities, head_gradient, head_log_probability};
+pub use huge_pages::hold_in_huge_pages;
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{
     WeightGrad, WeightGrads, WeightPlace, linear, linear_forward, linear_input_gradient, weight_gradient,

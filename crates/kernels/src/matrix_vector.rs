@@ -8,7 +8,7 @@
 use crate::dots_x86 as x86;
 use crate::product::{Shared, unwritten};
 use crate::tile::Isa;
-use packed::{Matrix, Q4Block, Q8Block, Values, bf16, f16};
+use packed::{BLOCK, Matrix, Q4Block, Q8Block, Values, bf16, f16};
 use rayon::prelude::*;
 
 /// Vectors that share one reading of the weights in registers; of more, each four read a task's rows again from the cache.
@@ -19,28 +19,18 @@ const TASKS: usize = 8;
 /// Fewer rows are not worth another task.
 const TASK_ROWS: usize = 16;
 
-/// Dot products of `rows` weight rows with `1..=4` vectors: `out[j * out_row + i] = w_i . x_j`, with `w_i` at
-/// `w + i * row` and `x_j` at `x + j * columns`, all in elements (blocks for packed weights).
+/// Dot products of one weight row with `1..=4` vectors: `out[j * out_row] = w . x_j`, with `x_j` at `x + j * columns`.
 #[derive(Clone, Copy)]
 pub(crate) struct Dots<T> {
     pub w: *const T,
-    pub row: usize,
     pub x: *const f32,
     pub columns: usize,
     pub out: *mut f32,
     pub out_row: usize,
 }
 
-/// Computes them for fixed numbers of rows and vectors.
-pub(crate) type Compute<T> = unsafe fn(Dots<T>);
-
-/// Of a whole group of rows and of a single one, each with 1 to [`VECTORS`] vectors.
-#[derive(Clone, Copy)]
-pub(crate) struct Table<T> {
-    pub rows: usize,
-    pub group: [Compute<T>; VECTORS],
-    pub single: [Compute<T>; VECTORS],
-}
+/// What computes them for 1 to [`VECTORS`] vectors.
+pub(crate) type Table<T> = [unsafe fn(Dots<T>); VECTORS];
 
 /// `x w^T`: each of `n` vectors with each row of the matrix, `[n, rows]`.
 ///
@@ -68,21 +58,17 @@ fn products<T: Sync>(table: Table<T>, y: &mut [f32], x: &[f32], w: &[T], columns
     }
     let n_rows = y.len() / n;
     let row = w.len() / n_rows;
-    let task_rows = n_rows.div_ceil(TASKS * rayon::current_num_threads()).max(TASK_ROWS).next_multiple_of(table.rows);
+    let task_rows = n_rows.div_ceil(TASKS * rayon::current_num_threads()).max(TASK_ROWS);
     let to = Shared::new(y);
     (0..n_rows.div_ceil(task_rows)).into_par_iter().for_each(|task| {
-        let end = n_rows.min((task + 1) * task_rows);
-        let mut i = task * task_rows;
-        while i < end {
-            let (compute, rows) = if end - i >= table.rows { (table.group, table.rows) } else { (table.single, 1) };
+        for i in task * task_rows..n_rows.min((task + 1) * task_rows) {
             for first in (0..n).step_by(VECTORS) {
                 let vectors = VECTORS.min(n - first);
-                // SAFETY: rows `i..i + rows` of the weights, `vectors` vectors of the input and their places in the
-                // result, this task's alone; the table is of instructions that this processor has.
+                // SAFETY: a row of the weights, `vectors` vectors of the input and their places in the result, this
+                // task's alone; the table is of instructions that this processor has.
                 unsafe {
-                    compute[vectors - 1](Dots {
+                    table[vectors - 1](Dots {
                         w: w.as_ptr().add(i * row),
-                        row,
                         x: x.as_ptr().add(first * columns),
                         columns,
                         out: to.at(first * n_rows + i),
@@ -90,7 +76,6 @@ fn products<T: Sync>(table: Table<T>, y: &mut [f32], x: &[f32], w: &[T], columns
                     });
                 }
             }
-            i += rows;
         }
     });
 }
@@ -103,11 +88,7 @@ macro_rules! table_of {
                 Isa::Avx512 => x86::avx512::$x86,
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx2 => x86::avx2::$x86,
-                Isa::Baseline => Table {
-                    rows: 2,
-                    group: [$portable::<2, 1>, $portable::<2, 2>, $portable::<2, 3>, $portable::<2, 4>],
-                    single: [$portable::<1, 1>, $portable::<1, 2>, $portable::<1, 3>, $portable::<1, 4>],
-                },
+                Isa::Baseline => [$portable::<1>, $portable::<2>, $portable::<3>, $portable::<4>],
             }
         }
     };
@@ -133,25 +114,23 @@ fn combined(mut lanes: [f32; LANES]) -> f32 {
 macro_rules! portable_values {
     ($name:ident, $element:ty, $value:expr) => {
         /// Left to the compiler.
-        unsafe fn $name<const R: usize, const M: usize>(d: Dots<$element>) {
+        unsafe fn $name<const M: usize>(d: Dots<$element>) {
             let value = $value;
-            for i in 0..R {
-                // SAFETY: the caller vouches for the places.
-                let w = unsafe { std::slice::from_raw_parts(d.w.add(i * d.row), d.columns) };
-                for j in 0..M {
-                    // SAFETY: as above.
-                    let x = unsafe { std::slice::from_raw_parts(d.x.add(j * d.columns), d.columns) };
-                    let mut lanes = [0.0f32; LANES];
-                    let ((w_whole, w_rest), (x_whole, x_rest)) = (w.as_chunks::<LANES>(), x.as_chunks::<LANES>());
-                    for (w, x) in w_whole.iter().zip(x_whole) {
-                        for lane in 0..LANES {
-                            lanes[lane] += value(w[lane]) * x[lane];
-                        }
+            // SAFETY: the caller vouches for the places.
+            let w = unsafe { std::slice::from_raw_parts(d.w, d.columns) };
+            for j in 0..M {
+                // SAFETY: as above.
+                let x = unsafe { std::slice::from_raw_parts(d.x.add(j * d.columns), d.columns) };
+                let mut lanes = [0.0f32; LANES];
+                let ((w_whole, w_rest), (x_whole, x_rest)) = (w.as_chunks::<LANES>(), x.as_chunks::<LANES>());
+                for (w, x) in w_whole.iter().zip(x_whole) {
+                    for lane in 0..LANES {
+                        lanes[lane] += value(w[lane]) * x[lane];
                     }
-                    let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| value(*w) * x).sum();
-                    // SAFETY: as above.
-                    unsafe { *d.out.add(j * d.out_row + i) = combined(lanes) + rest };
                 }
+                let rest: f32 = w_rest.iter().zip(x_rest).map(|(w, x)| value(*w) * x).sum();
+                // SAFETY: as above.
+                unsafe { *d.out.add(j * d.out_row) = combined(lanes) + rest };
             }
         }
     };
@@ -163,37 +142,35 @@ portable_values!(bf16_dots, bf16, |w: bf16| f32::from_bits(u32::from(w.to_bits()
 macro_rules! portable_blocks {
     ($name:ident, $block:ty, $integers:expr) => {
         /// Left to the compiler.
-        unsafe fn $name<const R: usize, const M: usize>(d: Dots<$block>) {
+        unsafe fn $name<const M: usize>(d: Dots<$block>) {
             let integers = $integers;
-            for i in 0..R {
-                // SAFETY: the caller vouches for the places.
-                let w = unsafe { std::slice::from_raw_parts(d.w.add(i * d.row), d.row) };
-                let mut lanes = [[0.0f32; LANES]; M];
-                for (n, block) in w.iter().enumerate() {
-                    let (scale, values): (f32, [f32; packed::BLOCK]) = (block.scale.to_f32(), integers(block));
-                    for (j, lanes) in lanes.iter_mut().enumerate() {
-                        // SAFETY: as above.
-                        let x = unsafe { &*d.x.add(j * d.columns + n * packed::BLOCK).cast::<[f32; packed::BLOCK]>() };
-                        let mut sums = [0.0f32; LANES];
-                        for part in 0..packed::BLOCK / LANES {
-                            for lane in 0..LANES {
-                                sums[lane] += values[part * LANES + lane] * x[part * LANES + lane];
-                            }
-                        }
-                        lanes.iter_mut().zip(sums).for_each(|(lane, sum)| *lane += scale * sum);
-                    }
-                }
-                for (j, lanes) in lanes.into_iter().enumerate() {
+            // SAFETY: the caller vouches for the places.
+            let w = unsafe { std::slice::from_raw_parts(d.w, d.columns / BLOCK) };
+            let mut lanes = [[0.0f32; LANES]; M];
+            for (n, block) in w.iter().enumerate() {
+                let (scale, values): (f32, [f32; BLOCK]) = (block.scale.to_f32(), integers(block));
+                for (j, lanes) in lanes.iter_mut().enumerate() {
                     // SAFETY: as above.
-                    unsafe { *d.out.add(j * d.out_row + i) = combined(lanes) };
+                    let x = unsafe { &*d.x.add(j * d.columns + n * BLOCK).cast::<[f32; BLOCK]>() };
+                    let mut sums = [0.0f32; LANES];
+                    for part in 0..BLOCK / LANES {
+                        for lane in 0..LANES {
+                            sums[lane] += values[part * LANES + lane] * x[part * LANES + lane];
+                        }
+                    }
+                    lanes.iter_mut().zip(sums).for_each(|(lane, sum)| *lane += scale * sum);
                 }
+            }
+            for (j, lanes) in lanes.into_iter().enumerate() {
+                // SAFETY: as above.
+                unsafe { *d.out.add(j * d.out_row) = combined(lanes) };
             }
         }
     };
 }
 portable_blocks!(q8_dots, Q8Block, |block: &Q8Block| block.values.map(f32::from));
 portable_blocks!(q4_dots, Q4Block, |block: &Q4Block| {
-    let half = packed::BLOCK / 2;
+    let half = BLOCK / 2;
     let nibble = |i: usize| if i < half { block.pairs[i] & 15 } else { block.pairs[i - half] >> 4 };
     std::array::from_fn(|i| f32::from(nibble(i)) - 8.0)
 });

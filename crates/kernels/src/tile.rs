@@ -48,7 +48,7 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") {
+            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("f16c") {
                 all.push(Isa::Avx512);
             }
             // Conversions of f16 came before FMA on every processor; packed weights want them.

@@ -310,7 +310,16 @@ fn the_machine_is_measured_at_a_models_shape() {
     let matrices = 2 * (24 * 24 + 2 * 8 * 24 + 24 * 24 + 3 * 24 * 40) + 101 * 24;
     let figure = |part: &str, key: &str| found[part][key].as_f64().unwrap();
     assert_eq!(figure("training", "flops_per_token"), f64::from(6 * matrices + 6 * 2 * 3 * 8 * 15));
-    assert_eq!(figure("generation", "bytes_per_token"), f64::from(4 * matrices));
+    let weights = found["generation"]["weights"].as_array().unwrap();
+    // Rows of 24 and 40 are no whole blocks.
+    let formats: Vec<&str> = weights.iter().map(|speed| speed["format"].as_str().unwrap()).collect();
+    assert_eq!(formats, ["f32", "f16", "bf16"]);
+    for (speed, n_bytes) in weights.iter().zip([4, 2, 2]) {
+        assert_eq!(speed["bytes_per_token"].as_f64().unwrap(), f64::from(n_bytes * matrices));
+        for key in ["tokens_per_s", "bandwidth_share", "prompt_tokens_per_s", "prompt_share"] {
+            assert!(speed[key].as_f64().unwrap() > 0.0, "{key} of {speed}");
+        }
+    }
     let (step_s, tokens_per_s) = (figure("training", "step_s"), figure("training", "tokens_per_s"));
     assert!((tokens_per_s * step_s - 28.0).abs() < 1e-6 && step_s > 0.0);
     assert_eq!(found["training"]["steps_s"].as_array().unwrap().len(), 2);
@@ -327,7 +336,7 @@ fn the_machine_is_measured_at_a_models_shape() {
     assert!(kernels.iter().all(|kernel| kernel["limit_share"].as_f64().unwrap() > 0.0), "{found}");
     // Of a model that knows nothing yet.
     assert!((figure("training", "loss") - 101f64.ln()).abs() < 1.0, "{found}");
-    assert!(figure("generation", "tokens_per_s") > 0.0 && figure("generation", "bandwidth_share") > 0.0);
+
     assert_eq!((&found["threads"], &found["shape"]["kv_heads"]), (&Value::from(2), &Value::from(1)));
     refused(&place, &["bench", "--d", "10", "--heads", "3"], "--heads is 3, but must divide --d, which is 10");
     refused(&place, &["bench", "--heads", "8", "--kv-heads", "3"], "num_key_value_heads");

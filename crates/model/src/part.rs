@@ -102,6 +102,7 @@ impl Part {
             };
             if let Some((dims, values)) = matrix {
                 let matrix = Matrix::pack(format, &weight.name, dims, values)?;
+                kernels::hold_in_huge_pages(&matrix);
                 packed.insert(weight.name, matrix);
             }
         }
