@@ -7,6 +7,7 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
 use kernels::{AdamW, AttentionSpec, HeadSpec, Moments, Seed, Trained};
+use packed::{Format, Matrix};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -170,11 +171,35 @@ fn rows(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// One vector and four with each format of weights, of 8192 columns: 1 GiB in f32, 151 MiB in 4 bits, outside the caches.
+/// Bytes are those of the weights, to be held against the speed of reading.
+fn packed_weights(criterion: &mut Criterion) {
+    const DIMS: [usize; 2] = [32768, 8192];
+    let mut group = criterion.benchmark_group("packed weights");
+    for format in Format::ALL {
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761) as f32 / u32::MAX as f32 - 0.5;
+        let w = Matrix::pack(format, "w", DIMS, (0..DIMS[0] * DIMS[1]).map(noise).collect()).expect("whole blocks");
+        kernels::hold_in_huge_pages(&w);
+        group.throughput(Throughput::Bytes(w.n_bytes() as u64));
+        for n in [1, 4] {
+            let x = matrix(n, DIMS[1]);
+            group.bench_function(format!("{format}, {n} at once"), |bencher| {
+                bencher.iter(|| black_box(kernels::packed_linear(x.clone(), &w)));
+            });
+        }
+    }
+    group.finish();
+}
+
 fn limits(_: &mut Criterion) {
     let budget = Duration::from_secs(2);
     let peak = kernels::matmul_peak(budget);
     let bandwidth = kernels::memory_gbytes_per_s(budget);
-    let line = format!("this machine now: {:.0} GFLOP/s, {bandwidth:.1} GB/s", peak.all_cores_gflops);
+    let reading = kernels::memory_read_gbytes_per_s(budget);
+    let line = format!(
+        "this machine now: {:.0} GFLOP/s, {bandwidth:.1} GB/s, reading {reading:.1} GB/s",
+        peak.all_cores_gflops
+    );
     // Criterion has no way to say something of a whole run.
     #[expect(clippy::print_stdout, reason = "a benchmark's output")]
     {
@@ -192,6 +217,6 @@ fn short() -> Criterion {
 criterion_group! {
     name = benches;
     config = short();
-    targets = instructions_are_this_processors, limits, products, attention, head, rows
+    targets = instructions_are_this_processors, limits, products, packed_weights, attention, head, rows
 }
 criterion_main!(benches);

@@ -53,7 +53,7 @@ def main() -> None:
             path = Path(place) / "model.gguf"
             convert = [args.program, "convert", args.model, str(path), "--to", "gguf", "--dtype", weights]
             subprocess.run(convert, check=True, capture_output=True)
-            llama = llama_cpp.Llama(str(path), n_ctx=512, n_threads=args.threads, verbose=False, logits_all=False)
+            llama = llama_cpp.Llama(str(path), n_ctx=0, n_threads=args.threads, verbose=False, logits_all=False)
             prompt, drawn = ours(args.program, args.model, weights, args.prompt, args.tokens)
             found, per_s = theirs(llama, prompt, len(drawn))
             ids = llama.tokenize(args.prompt.encode(), add_bos=True, special=False)

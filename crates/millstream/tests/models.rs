@@ -54,6 +54,11 @@ fn models_are_converted() {
     refused(&place, &["convert", "run", "out", "--shard-size", "2"], "--shard-size is \"2\"");
     refused(&place, &["convert", "run", "out", "--head", "tied"], "keep the head untied");
     refused(&place, &["convert", "run", "text.txt/out"], "text.txt/out");
+    refused(&place, &["convert", "run", "out", "--dtype", "q8"], "write a GGUF file: --to gguf");
+    refused(&place, &["convert", "run", "out", "--to", "gguf", "--head", "untied"], "--head are for folders");
+    let said = place.succeed(&["convert", "run", "model.gguf", "--to", "gguf", "--dtype", "f16"]);
+    assert!(said.contains("matrices as f16"), "{said}");
+    refused(&place, &["convert", "run", "model.gguf", "--to", "gguf"], "`model.gguf` exists");
 }
 
 #[test]

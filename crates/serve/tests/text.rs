@@ -5,6 +5,7 @@ use architecture::{Architecture, Family, Positions, Role, Rope, RopeScaling, Wei
 use burn::tensor::Device;
 use checkpoint::{Dtype, Export, write_folder};
 use corpus::{Borders, Document, Packing, Tokenizer};
+use packed::Format;
 use serve::{Generated, Generator, Options, Sampler, Sampling, ServeError, Stop};
 use std::convert::Infallible;
 
@@ -271,4 +272,32 @@ fn losses_of_known_models_are_known() {
     let both = found.clone().with(&found);
     assert_eq!((both.n_tokens, both.n_bytes, both.documents.len()), (52, 48, 4));
     assert!(matches!(reciter.evaluate(&[], packing(11)), Err(ServeError::NoText)));
+}
+
+/// Texts drawn together are those drawn one by one, wherever each of them ends, and pieces reach the right one.
+#[test]
+fn texts_drawn_together_are_those_drawn_alone() {
+    let tokenizer = bytes();
+    let ids = script(&tokenizer, SCRIPT);
+    for format in [Format::F32, Format::Bf16] {
+        let weights = |w: &Weight| Ok(weight(w, &ids));
+        let generator =
+            Generator::packed(&architecture(257, vec![0]), Some(tokenizer.clone()), format, weights).unwrap();
+        let request = |seed: u64| {
+            let sampler = Sampler::new(Sampling { temperature: 6.0, seed, ..Sampling::GREEDY }).unwrap();
+            Options { sampler, ..options([0, 40, 13, 40, 1, 40, 29][seed as usize], &["k"]) }
+        };
+        let requests: Vec<Options> = (0..7).map(request).collect();
+        let prompt = generator.prompt_ids("The").unwrap();
+        let mut pieces = vec![String::new(); requests.len()];
+        let together = generator.generate_several(&prompt, &requests, |n, piece| pieces[n].push_str(piece)).unwrap();
+        for (n, request) in requests.iter().enumerate() {
+            let alone = generator.generate_from_ids(&prompt, request, |_| ()).unwrap();
+            assert_eq!((&together[n], &pieces[n]), (&alone, &alone.text), "{format}, text {n}");
+        }
+        let mut lengths: Vec<usize> = together.iter().map(|text| text.n_tokens).collect();
+        lengths.sort_unstable();
+        lengths.dedup();
+        assert!(lengths.len() > 3, "they end at different places: {lengths:?}");
+    }
 }
