@@ -1,6 +1,5 @@
 //! GGUF files against those of the `gguf` package (`fixtures/make_gguf.py`), and what cannot be one. That llama.cpp draws
 //! the same tokens from them: `crates/millstream/tests/compare_with_llama_cpp.py`.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use checkpoint::{CheckpointError, read_folder, write_gguf};
 use packed::Format;

@@ -1,5 +1,4 @@
 //! Packed values against the `gguf` package (`fixtures/make_blocks.py`), and what cannot be packed.
-#![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use packed::{Format, Matrix, PackError};
 use safetensors::SafeTensors;
