@@ -58,19 +58,6 @@ impl AttentionSpec {
         end - self.window.unwrap_or(end).min(end)..end
     }
 
-    /// True where hidden: `[rows, queries, keys]`.
-    pub(crate) fn hidden(&self, rows: usize, queries: usize, keys: usize) -> Vec<bool> {
-        let mut hidden = vec![true; rows * queries * keys];
-        for (i, hidden) in hidden.chunks_mut(keys.max(1)).enumerate() {
-            let (row, query) = (i / queries, i % queries);
-            for key in self.causal(query) {
-                let documents = self.documents.get(row * keys..(row + 1) * keys);
-                hidden[key] = documents.is_some_and(|of| of[key] != of[self.n_past + query]);
-            }
-        }
-        hidden
-    }
-
     /// As ranges, narrowed to a query's document.
     fn seen(&self, s: Sizes) -> Seen {
         let mut ranges = Vec::with_capacity(s.rows * s.queries);

@@ -34,7 +34,7 @@ pub fn geglu(gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
 }
 
 /// The operations on any backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cuda"))]
 pub trait Gelu: Backend {
     /// `gelu(x)`.
     fn gelu_tanh_forward(x: FloatTensor<Self>) -> FloatTensor<Self> {
@@ -78,6 +78,8 @@ const CUBIC: f64 = 0.044_715;
 /// The compositions.
 mod plain {
     use super::*;
+    use crate::ops::plain::{narrow, wide};
+    use burn::backend::TensorMetadata;
 
     /// `s` and `2 u'`.
     fn parts<B: Backend>(x: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>) {
@@ -92,14 +94,16 @@ mod plain {
     }
 
     pub fn gelu_forward<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
-        B::float_mul(x.clone(), parts::<B>(x).0)
+        let (dtype, x) = (x.dtype(), wide::<B>(x));
+        narrow::<B>(B::float_mul(x.clone(), parts::<B>(x).0), dtype)
     }
 
     pub fn gelu_backward<B: Backend>(x: FloatTensor<B>, dy: FloatTensor<B>) -> FloatTensor<B> {
+        let (dtype, x, dy) = (x.dtype(), wide::<B>(x), wide::<B>(dy));
         let (s, slope) = parts::<B>(x.clone());
         let rest = B::float_add_scalar(B::float_neg(s.clone()), 1.0.into());
         let inner = B::float_mul(B::float_mul(x, slope), rest);
-        B::float_mul(dy, B::float_mul(s, B::float_add_scalar(inner, 1.0.into())))
+        narrow::<B>(B::float_mul(dy, B::float_mul(s, B::float_add_scalar(inner, 1.0.into()))), dtype)
     }
 
     pub fn geglu_forward<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {

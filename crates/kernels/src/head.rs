@@ -7,7 +7,7 @@ use crate::product::{Into, Matrix, product, unwritten};
 use crate::tile::Isa;
 use crate::vector::{exp, vectorised};
 use burn::backend::{Flex, tensor::FloatTensor};
-use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 /// What a head computes beside the product.
@@ -66,6 +66,7 @@ pub fn head_log_probability(x: &Tensor<2>, w: &Tensor<2>, targets: &[i32], spec:
 /// # Shapes
 /// - as for [`head_log_probability`]; derivative: `[n]`; sum: `[vocabulary, d]`, plain
 ///
+/// In f16 or bf16 the three products have operands of that type, the logits are f32 in between, and `sum` keeps its own.
 /// A token whose derivative is 0 counts for nothing, whatever its logits are. Deterministic, whatever the number of
 /// threads.
 ///
@@ -193,12 +194,16 @@ impl<'a> Head<'a> {
         w: &Tensor<2>,
         gradients: Option<(&[f32], Tensor<2>)>,
     ) -> (LogProbabilities, Option<(Tensor<2>, Tensor<2>)>) {
-        let (mut dx, mut results) = (Vec::new(), LogProbabilities { of_target: Vec::new(), log_sum_exp: Vec::new() });
+        // Fetched together at the end: every fetch waits for a device to finish.
+        let (mut dx, mut of_targets, mut log_sum_exps) = (Vec::new(), Vec::new(), Vec::new());
+        let narrow = x.dtype();
+        let (wide, w) =
+            (if matches!(narrow, DType::F16 | DType::BF16) { DType::F32 } else { narrow }, w.clone().cast(narrow));
         let (derivative, mut sum) = gradients.map_or((None, None), |(derivative, sum)| (Some(derivative), Some(sum)));
         for first in (0..self.n).step_by(HEAD_CHUNK) {
             let m = HEAD_CHUNK.min(self.n - first);
             let x = x.clone().narrow(0, first, m);
-            let mut logits = x.clone().matmul(w.clone().transpose());
+            let mut logits = x.clone().matmul(w.clone().transpose()).cast(wide);
             if let Some(cap) = self.spec.soft_cap {
                 logits = (logits / cap).tanh() * cap;
             }
@@ -208,12 +213,12 @@ impl<'a> Head<'a> {
             let max = logits.clone().max_dim(1);
             let lse = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
             let of_target = logits.clone().gather(1, targets.clone()) - lse.clone();
-            results.of_target.extend(host(of_target));
-            results.log_sum_exp.extend(host(lse.clone()));
+            of_targets.push(of_target);
+            log_sum_exps.push(lse.clone());
             if let (Some(derivative), Some(so_far)) = (derivative, sum.take()) {
                 let derivative = Tensor::<1>::from_data(
                     TensorData::new(derivative[first..first + m].to_vec(), [m]),
-                    (&x.device(), x.dtype()),
+                    (&x.device(), wide),
                 );
                 let derivative = derivative.unsqueeze_dim::<2>(1);
                 let shared = -derivative.clone() * (lse.clone() * (2.0 * self.spec.z_loss) + 1.0);
@@ -224,17 +229,23 @@ impl<'a> Head<'a> {
                     None => slopes,
                 };
                 let counted = derivative.equal_elem(0.0).expand(slopes.dims());
-                let slopes = slopes.mask_fill(counted, 0.0);
+                let slopes = slopes.mask_fill(counted, 0.0).cast(narrow);
                 dx.push(slopes.clone().matmul(w.clone()));
-                sum = Some(so_far + slopes.transpose().matmul(x));
+                let gradient = slopes.transpose().matmul(x);
+                let gradient = gradient.cast(so_far.dtype());
+                sum = Some(so_far + gradient);
             }
         }
-        (results, sum.map(|sum| (Tensor::cat(dx, 0), sum)))
+        let [of_target, log_sum_exp] = [of_targets, log_sum_exps].map(host);
+        (LogProbabilities { of_target, log_sum_exp }, sum.map(|sum| (Tensor::cat(dx, 0), sum)))
     }
 }
 
-fn host(t: Tensor<2>) -> Vec<f32> {
-    t.cast(burn::tensor::DType::F32).into_data().try_into_vec().expect("invariant: cast to f32")
+fn host(columns: Vec<Tensor<2>>) -> Vec<f32> {
+    if columns.is_empty() {
+        return Vec::new();
+    }
+    Tensor::cat(columns, 0).cast(DType::F32).into_data().try_into_vec().expect("invariant: cast to f32")
 }
 
 /// `tanh x = 1 - 2 / (e^2x + 1)`.

@@ -3,6 +3,7 @@
 //! A backend extension of its own, so that everything about it stands here; see `ops.rs` for how they work.
 
 use crate::flex;
+use crate::ops::plain::{narrow, wide};
 use crate::vector::{mul_add, sum, vectorised};
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
@@ -23,7 +24,7 @@ pub fn layer_norm(x: Tensor<2>, w: Tensor<1>, b: Tensor<1>, eps: f64) -> Tensor<
 }
 
 /// The operation on any backend.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cuda"))]
 pub trait LayerNorm: Backend {
     /// Normalised, scaled and shifted rows, and of each row its mean and one over its deviation, `[n]` each.
     fn layer_norm_forward(
@@ -67,13 +68,15 @@ fn plain_forward<B: Backend>(
     b: FloatTensor<B>,
     eps: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let d = w.shape()[0];
+    let (d, dtype) = (w.shape()[0], x.dtype());
+    let [x, w, b] = [x, w, b].map(wide::<B>);
     let mean = B::float_mean_dim(x.clone(), 1);
     let centred = B::float_sub(x, mean.clone());
     let variance = B::float_mean_dim(B::float_mul(centred.clone(), centred.clone()), 1);
     let r = B::float_recip(B::float_sqrt(B::float_add_scalar(variance, eps.into())));
     let y = B::float_mul(B::float_mul(centred, r.clone()), reshaped::<B>(w, [1, d]));
-    (B::float_add(y, reshaped::<B>(b, [1, d])), flat::<B>(mean), flat::<B>(r))
+    let y = narrow::<B>(B::float_add(y, reshaped::<B>(b, [1, d])), dtype);
+    (y, flat::<B>(mean), flat::<B>(r))
 }
 
 /// With `r` = 1/deviation, `z = (x - mean) r` and `g = dy w`: `dx = r (g - mean(g) - z mean(g z))`,
@@ -85,7 +88,8 @@ fn plain_backward<B: Backend>(
     inverse_deviation: FloatTensor<B>,
     dy: FloatTensor<B>,
 ) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
-    let (n, d) = (x.shape()[0], w.shape()[0]);
+    let (n, d, dtypes) = (x.shape()[0], w.shape()[0], [x.dtype(), w.dtype()]);
+    let [x, w, dy] = [x, w, dy].map(wide::<B>);
     let r = reshaped::<B>(inverse_deviation, [n, 1]);
     let z = B::float_mul(B::float_sub(x, reshaped::<B>(mean, [n, 1])), r.clone());
     let g = B::float_mul(dy.clone(), reshaped::<B>(w, [1, d]));
@@ -93,7 +97,8 @@ fn plain_backward<B: Backend>(
     let mean_gz = B::float_mean_dim(B::float_mul(g.clone(), z.clone()), 1);
     let dx = B::float_mul(B::float_sub(B::float_sub(g, mean_g), B::float_mul(z.clone(), mean_gz)), r);
     let dw = B::float_sum_dim(B::float_mul(dy.clone(), z), 0);
-    (dx, flat::<B>(dw), flat::<B>(B::float_sum_dim(dy, 0)))
+    let of_parameter = |sum| narrow::<B>(flat::<B>(sum), dtypes[1]);
+    (narrow::<B>(dx, dtypes[0]), of_parameter(dw), of_parameter(B::float_sum_dim(dy, 0)))
 }
 
 impl LayerNorm for Flex {

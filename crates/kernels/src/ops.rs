@@ -4,12 +4,12 @@ use crate::AttentionSpec;
 use crate::linear::{WeightGrads, WeightPlace};
 use crate::seed::Slot;
 use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
-use burn::backend::{Backend, TensorMetadata, backend_extension};
-use burn::tensor::{Slice, TensorData};
+use burn::backend::{Backend, DeviceOps, TensorMetadata, backend_extension};
+use burn::tensor::{DType, FloatDType, Slice, TensorData};
 use std::sync::Arc;
 
 /// Operations of ours. `_forward` and `_backward` are plain; the name without suffix is the differentiable one.
-#[backend_extension(Flex, Autodiff)]
+#[backend_extension(Flex, Autodiff, Cube: cfg(feature = "cuda"))]
 pub trait Kernels: Backend {
     /// `x w^T`; see [`crate::linear()`].
     fn linear(x: FloatTensor<Self>, w: FloatTensor<Self>, place: WeightPlace, grads: WeightGrads) -> FloatTensor<Self> {
@@ -193,6 +193,19 @@ pub trait Kernels: Backend {
 pub(crate) mod plain {
     use super::*;
 
+    /// f16 and bf16 as f32: sums, exponentials and what is made of them would keep 8 or 11 bits. Results go back with
+    /// [`narrow`].
+    pub fn wide<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
+        match x.dtype() {
+            DType::F16 | DType::BF16 => B::float_cast(x, FloatDType::F32),
+            _ => x,
+        }
+    }
+
+    pub fn narrow<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+        if x.dtype() == dtype { x } else { B::float_cast(x, dtype.into()) }
+    }
+
     fn column<B: Backend>(x: FloatTensor<B>) -> FloatTensor<B> {
         let n = x.shape()[0];
         B::float_reshape(x, [n, 1].into())
@@ -210,7 +223,8 @@ pub(crate) mod plain {
         x: FloatTensor<B>,
     ) -> FloatTensor<B> {
         let block: [Slice; 2] = [(at[0], dy.shape()[1]), (at[1], x.shape()[1])].map(|(at, n)| (at..at + n).into());
-        let gradient = B::float_matmul(B::float_transpose(dy), x);
+        let dtype = sum.dtype();
+        let gradient = narrow::<B>(B::float_matmul(B::float_transpose(dy), x), dtype);
         if gradient.shape() == sum.shape() {
             return B::float_add(sum, gradient);
         }
@@ -222,7 +236,7 @@ pub(crate) mod plain {
         logits: FloatTensor<B>,
         targets: IntTensor<B>,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
-        let n = logits.shape()[0];
+        let (n, logits) = (logits.shape()[0], wide::<B>(logits));
         let max = B::float_max_dim(logits.clone(), 1);
         let exp = B::float_exp(B::float_sub(logits.clone(), max.clone()));
         let log_sum_exp = B::float_add(B::float_log(B::float_sum_dim(exp, 1)), max);
@@ -236,17 +250,18 @@ pub(crate) mod plain {
         log_sum_exp: FloatTensor<B>,
         gradient: FloatTensor<B>,
     ) -> FloatTensor<B> {
-        let n = logits.shape()[0];
-        let probability = B::float_exp(B::float_sub(logits, column::<B>(log_sum_exp)));
+        let (n, dtype) = (logits.shape()[0], logits.dtype());
+        let probability = B::float_exp(B::float_sub(wide::<B>(logits), column::<B>(log_sum_exp)));
         let gradient = column::<B>(gradient);
         let shared = B::float_neg(B::float_mul(probability, gradient.clone()));
-        B::float_scatter(
+        let logits = B::float_scatter(
             1,
             shared,
             B::int_reshape(targets, [n, 1].into()),
             gradient,
             burn::tensor::IndexingUpdateOp::Add,
-        )
+        );
+        narrow::<B>(logits, dtype)
     }
 
     pub fn shard_softmax<B: Backend>(logits: FloatTensor<B>) -> (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>) {
@@ -283,11 +298,40 @@ pub(crate) mod plain {
         B::float_reshape(x, [rows, kv_heads, heads / kv_heads * queries, head_dim].into())
     }
 
+    /// True where a key is hidden from a query, `[rows or 1, 1, queries, keys]`; made where it is used, so that a few
+    /// numbers are sent there and not a mask.
+    fn hidden<B: Backend>(
+        spec: &AttentionSpec,
+        rows: usize,
+        [queries, keys]: [usize; 2],
+        device: &burn::backend::tensor::Device<B>,
+    ) -> BoolTensor<B> {
+        let settings = device.defaults();
+        let (int, bool) = (settings.int_dtype, settings.bool_dtype);
+        let places = |first: usize, n: usize| B::int_arange(first as i64..(first + n) as i64, device, int);
+        let all = |t: IntTensor<B>, rows| B::int_expand(t, [rows, 1, queries, keys].into());
+        let query = all(B::int_reshape(places(spec.n_past, queries), [1, 1, queries, 1].into()), 1);
+        let back = B::int_sub(query, all(B::int_reshape(places(0, keys), [1, 1, 1, keys].into()), 1));
+        let mut hidden = B::int_lower_elem(back.clone(), 0.into(), bool);
+        if let Some(window) = spec.window {
+            hidden = B::bool_or(hidden, B::int_greater_equal_elem(back, (window as i64).into(), bool));
+        }
+        if spec.documents.is_empty() {
+            return hidden;
+        }
+        let documents = TensorData::new(spec.documents.clone(), [rows, 1, 1, keys]);
+        let of_keys = B::int_from_data(documents.convert_dtype(int.into()), device);
+        let own: Vec<i32> = spec.documents.chunks(keys).flat_map(|of| &of[spec.n_past..][..queries]).copied().collect();
+        let own = TensorData::new(own, [rows, 1, queries, 1]);
+        let of_queries = B::int_from_data(own.convert_dtype(int.into()), device);
+        let other = B::int_not_equal(all(of_keys, rows), all(of_queries, rows), bool);
+        B::bool_or(B::bool_expand(hidden, [rows, 1, queries, keys].into()), other)
+    }
+
     /// Weights `[rows, kv_heads, group * queries, keys]`.
     fn attention_weights<B: Backend>(q: FloatTensor<B>, k: FloatTensor<B>, spec: &AttentionSpec) -> FloatTensor<B> {
         let ([rows, heads, queries, _], [_, kv_heads, keys, _]) = (dims4::<B>(&q), dims4::<B>(&k));
-        let hidden = TensorData::new(spec.hidden(rows, queries, keys), [rows, 1, queries, keys]);
-        let hidden = B::bool_from_data(hidden, &q.device());
+        let hidden = hidden::<B>(spec, rows, [queries, keys], &q.device());
         let scores = B::float_matmul(stacked::<B>(q, kv_heads), B::float_swap_dims(k, 2, 3));
         let scores = B::float_reshape(scores, [rows, heads, queries, keys].into());
         let weights = masked_softmax_forward::<B>(scores, hidden, spec.scale);
@@ -329,17 +373,19 @@ pub(crate) mod plain {
         hidden: BoolTensor<B>,
         scale: f64,
     ) -> FloatTensor<B> {
-        let hidden = B::bool_expand(hidden, scores.shape());
-        let scores = B::float_mask_fill(B::float_mul_scalar(scores, scale.into()), hidden.clone(), f32::MIN.into());
+        let (dtype, hidden) = (scores.dtype(), B::bool_expand(hidden, scores.shape()));
+        let scores = B::float_mul_scalar(wide::<B>(scores), scale.into());
+        let scores = B::float_mask_fill(scores, hidden.clone(), f32::MIN.into());
         let max = B::float_max_dim(scores.clone(), 3);
         let exp = B::float_mask_fill(B::float_exp(B::float_sub(scores, max)), hidden, 0.0.into());
         let total = B::float_sum_dim(exp.clone(), 3);
-        B::float_div(exp, B::float_clamp_min(total, f32::MIN_POSITIVE.into()))
+        narrow::<B>(B::float_div(exp, B::float_clamp_min(total, f32::MIN_POSITIVE.into())), dtype)
     }
 
     pub fn masked_softmax_backward<B: Backend>(y: FloatTensor<B>, dy: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
+        let (dtype, y, dy) = (dy.dtype(), wide::<B>(y), wide::<B>(dy));
         let mean = B::float_sum_dim(B::float_mul(y.clone(), dy.clone()), 3);
-        B::float_mul_scalar(B::float_mul(y, B::float_sub(dy, mean)), scale.into())
+        narrow::<B>(B::float_mul_scalar(B::float_mul(y, B::float_sub(dy, mean)), scale.into()), dtype)
     }
 
     pub fn rms_norm_forward<B: Backend>(
@@ -347,11 +393,11 @@ pub(crate) mod plain {
         w: FloatTensor<B>,
         eps: f64,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
-        let d = w.shape()[0];
+        let (d, dtype, x) = (w.shape()[0], x.dtype(), wide::<B>(x));
         let square = B::float_mean_dim(B::float_mul(x.clone(), x.clone()), 1);
         let inverse_rms = B::float_recip(B::float_sqrt(B::float_add_scalar(square, eps.into())));
-        let y = B::float_mul(B::float_mul(x, inverse_rms.clone()), B::float_reshape(w, [1, d].into()));
-        (y, flat::<B>(inverse_rms))
+        let y = B::float_mul(B::float_mul(x, inverse_rms.clone()), B::float_reshape(wide::<B>(w), [1, d].into()));
+        (narrow::<B>(y, dtype), flat::<B>(inverse_rms))
     }
 
     /// With `r` = 1/rms and `g = dy w`: `dx = r (g - x r^2 mean(g x))`, `dw = sum over rows of dy x r`.
@@ -361,25 +407,25 @@ pub(crate) mod plain {
         inverse_rms: FloatTensor<B>,
         dy: FloatTensor<B>,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
-        let d = w.shape()[0];
-        let r = column::<B>(inverse_rms);
-        let normal = B::float_mul(x, r.clone());
-        let g = B::float_mul(dy.clone(), B::float_reshape(w, [1, d].into()));
+        let (d, dtypes) = (w.shape()[0], [x.dtype(), w.dtype()]);
+        let (r, dy) = (column::<B>(inverse_rms), wide::<B>(dy));
+        let normal = B::float_mul(wide::<B>(x), r.clone());
+        let g = B::float_mul(dy.clone(), B::float_reshape(wide::<B>(w), [1, d].into()));
         let mean = B::float_mean_dim(B::float_mul(g.clone(), normal.clone()), 1);
         let dx = B::float_mul(B::float_sub(g, B::float_mul(normal.clone(), mean)), r);
         let dw = B::float_sum_dim(B::float_mul(dy, normal), 0);
-        (dx, flat::<B>(dw))
+        (narrow::<B>(dx, dtypes[0]), narrow::<B>(flat::<B>(dw), dtypes[1]))
     }
 
     /// `[n, heads, 2, half]`: the first halves with the second, by the token's cosines and sines.
     pub fn rotate<B: Backend>(x: FloatTensor<B>, cos: FloatTensor<B>, sin: FloatTensor<B>) -> FloatTensor<B> {
-        let ([n, width], half) = ([x.shape()[0], x.shape()[1]], cos.shape()[1]);
-        let pairs = B::float_reshape(x, [n, width / (2 * half), 2, half].into());
+        let ([n, width], half, dtype) = ([x.shape()[0], x.shape()[1]], cos.shape()[1], x.dtype());
+        let pairs = B::float_reshape(wide::<B>(x), [n, width / (2 * half), 2, half].into());
         let swapped = B::float_flip(pairs.clone(), &[2]);
         let angle = |t: FloatTensor<B>| B::float_reshape(t, [n, 1, 1, half].into());
         let minus_plus = B::float_cat(vec![angle(B::float_neg(sin.clone())), angle(sin)], 2);
         let y = B::float_add(B::float_mul(pairs, angle(cos)), B::float_mul(swapped, minus_plus));
-        B::float_reshape(y, [n, width].into())
+        narrow::<B>(B::float_reshape(y, [n, width].into()), dtype)
     }
 
     /// The rotation by the negative angle.
@@ -392,7 +438,8 @@ pub(crate) mod plain {
     }
 
     pub fn swiglu_forward<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTensor<B> {
-        B::float_mul(B::float_mul(gate.clone(), sigmoid::<B>(gate)), up)
+        let (dtype, gate) = (gate.dtype(), wide::<B>(gate));
+        narrow::<B>(B::float_mul(B::float_mul(gate.clone(), sigmoid::<B>(gate)), wide::<B>(up)), dtype)
     }
 
     /// With `s = sigmoid(gate)`: `dup = dy gate s`, `dgate = dy up s (1 + gate (1 - s))`.
@@ -401,12 +448,15 @@ pub(crate) mod plain {
         up: FloatTensor<B>,
         dy: FloatTensor<B>,
     ) -> (FloatTensor<B>, FloatTensor<B>) {
+        let dtype = gate.dtype();
+        let [gate, up, dy] = [gate, up, dy].map(wide::<B>);
         let s = sigmoid::<B>(gate.clone());
         let dup = B::float_mul(dy.clone(), B::float_mul(gate.clone(), s.clone()));
         let slope = B::float_add_scalar(
             B::float_mul(gate, B::float_add_scalar(B::float_neg(s.clone()), 1.0.into())),
             1.0.into(),
         );
-        (B::float_mul(B::float_mul(dy, up), B::float_mul(s, slope)), dup)
+        let dgate = B::float_mul(B::float_mul(dy, up), B::float_mul(s, slope));
+        (narrow::<B>(dgate, dtype), narrow::<B>(dup, dtype))
     }
 }
