@@ -27,13 +27,14 @@ mod train_settings {
 #[path = "../../crates/stage/src"]
 mod stage_choices {
     pub mod not_finite;
+    pub mod precision;
     pub mod roll_back;
 }
 
 use millstream::{machine_file, run_file, simulation_file, toml_file, units};
 use std::path::Path;
 use std::sync::LazyLock;
-pub use stage_choices::{not_finite::NotFinite, roll_back::RollBack};
+pub use stage_choices::{not_finite::NotFinite, precision::Precision, roll_back::RollBack};
 pub use train_settings::settings::*;
 
 /// The process's own folder for the files that entry points read; `TMPDIR` says where.

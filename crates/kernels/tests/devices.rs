@@ -10,8 +10,8 @@
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use kernels::{
-    AdamW, AttentionSpec, HeadSpec, Moments, Seed, Size, WeightGrads, attention, head_gradient, shard_softmax,
-    shard_softmax_gradient, sum_of_squares, weight_gradient,
+    AdamW, AttentionSpec, HeadSpec, Moments, Seed, Size, Trained, WeightGrads, WeightPlace, attention, head_gradient,
+    shard_softmax, shard_softmax_gradient, sum_of_squares, weight_gradient,
 };
 use std::io::Write;
 use std::sync::mpsc::channel;
@@ -166,10 +166,11 @@ fn linear([n, d_in, d_out]: [usize; 3]) -> Case {
         let (sender, left) = channel();
         let x = Tensor::from_inner(drawn(1, [n, d_in], place)).require_grad();
         let w = drawn(2, [d_out, d_in], place);
-        let (seed, y) = Seed::new(kernels::linear(x.clone(), w, 0, WeightGrads(sender)));
+        let place_of_all = WeightPlace { parameter: 0, first: 0 };
+        let (seed, y) = Seed::new(kernels::linear(x.clone(), w, place_of_all, WeightGrads(sender)));
         let mut gradients = seed.backward(drawn(3, [n, d_out], place));
         let left = left.recv().unwrap();
-        let sum = weight_gradient(drawn(4, [d_out, d_in], &wide), left.dy, left.x);
+        let sum = weight_gradient(drawn(4, [d_out, d_in], &wide), [0, 0], left.dy, left.x);
         assert_eq!(sum.dtype(), wide.dtype, "a sum keeps its type");
         let dx = x.grad_remove(&mut gradients).unwrap();
         vec![("result".into(), values(y)), ("dx".into(), values(dx)), ("dw".into(), values(sum))]
@@ -251,11 +252,13 @@ fn of_f32() -> Vec<Case> {
             step: 3,
         };
         let v = noise(n, 4).iter().map(|x| x * x + 0.1).collect::<Vec<_>>();
-        let moments = Moments { m: drawn(3, [n], place), v: tensor(&v, [n], place) };
-        let (p, g) = (drawn(1, [n], place), drawn(2, [n], place));
-        let (p, moments) = numbers.update(p, &g, moments);
+        let mut moments = Moments { m: drawn(3, [n], place), v: tensor(&v, [n], place) };
+        let (mut p, g) = (drawn(1, [n], place), drawn(2, [n], place));
+        let weight_decay = numbers.weight_decay;
+        numbers.update(vec![Trained { value: &mut p, gradient: &g, moments: &mut moments, weight_decay }]);
         let change = numbers.change(&p, &moments);
-        let (back, _) = numbers.undo(p.clone(), &g, moments.clone());
+        let (mut back, mut earlier) = (p.clone(), moments.clone());
+        numbers.undo(vec![Trained { value: &mut back, gradient: &g, moments: &mut earlier, weight_decay }]);
         let outcomes = [("parameter", p), ("m", moments.m), ("v", moments.v), ("change", change), ("back", back)];
         outcomes.map(|(name, t)| (name.to_owned(), values(t))).into()
     };

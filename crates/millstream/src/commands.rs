@@ -17,7 +17,7 @@ pub mod simulate;
 mod table;
 pub mod tokenizer;
 pub mod train;
-mod weights;
+pub mod weights;
 
 use clap::builder::RangedU64ValueParser;
 use std::io::{IsTerminal, Write};

@@ -68,11 +68,12 @@ pub fn header(settings: &Settings, trainer: &Trainer, folder: &Path) -> String {
     line(
         "predicted",
         format!(
-            "{} a step, bubble {}, {} of training in all; memory by rank {}",
+            "{} a step, bubble {}, {} of training in all; memory by rank {}{}",
             seconds(predicted.makespan_s()),
             percent(bubble),
             seconds(left_s),
-            memory.join(" + ")
+            memory.join(" + "),
+            if settings.pipeline.on_cores() { "" } else { " (of f32; what GPUs hold is not measured)" }
         ),
     );
     lines

@@ -6,6 +6,7 @@ mod allocator;
 mod commands;
 #[cfg(unix)]
 mod dashboard;
+mod device;
 mod exporter;
 mod fault;
 #[cfg(test)]

@@ -19,7 +19,6 @@ use crate::watchers::{Followed, Screen, Watchers};
 use crate::{Outcome, commands, fault, run_file};
 use anyhow::Context;
 use architecture::Weight;
-use burn::tensor::Device;
 use mesh::Rank;
 use serve::{Generator, Options, Sampler, Sampling};
 use std::convert::Infallible;
@@ -74,10 +73,12 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: 
     show(&header(&settings, &trainer, &path))?;
     let (mut timelines, mut summary) = begin(&settings, &trainer, &path, manner.preset, before)?;
     folder.keep();
-    show(&surroundings(reserved.as_ref(), before))?;
+    // What a GPU can do at most is not measured here; `bench --device` does.
+    let on_cores = settings.pipeline.on_cores();
+    show(&surroundings(reserved.as_ref(), before, on_cores))?;
     let mut watchers = watchers(&settings, &trainer, &path, reserved, manner.view, &interrupt)?;
     let ended = loop {
-        let peak_flops = Some(before.peak_gflops * 1e9);
+        let peak_flops = on_cores.then_some(before.peak_gflops * 1e9);
         match trainer.run(interrupt.flag(), peak_flops, |event| watchers.take(event)) {
             Ok(Ended::SampleDue) => watchers.take_sample(sample_on_the_way(&settings, &trainer)),
             ended => break ended,
@@ -119,12 +120,11 @@ pub fn train(settings: Settings, mut folder: OutFolder, resume: Resume, manner: 
 }
 
 /// The lines below the header: where metrics are served, and what the machine can do.
-fn surroundings(reserved: Option<&Reserved>, speed: Speed) -> String {
+fn surroundings(reserved: Option<&Reserved>, speed: Speed, on_cores: bool) -> String {
     let metrics = reserved.map(|reserved| format!("{:<11}{}\n", "metrics", reserved.url())).unwrap_or_default();
-    format!(
-        "{metrics}{:<11}{:.0} GFLOP/s in large matrix products: the peak that shares below are of\n\n",
-        "machine", speed.peak_gflops
-    )
+    let what_for =
+        if on_cores { ": the peak that shares below are of" } else { " on its cores; of GPUs no share is told" };
+    format!("{metrics}{:<11}{:.0} GFLOP/s in large matrix products{what_for}\n\n", "machine", speed.peak_gflops)
 }
 
 /// Why a run stopped; shows how to go on where that is possible.
@@ -187,7 +187,7 @@ fn finish(settings: &Settings, trainer: &Trainer, folder: &Path, summary: &mut S
     if settings.sample.tokens == 0 {
         return Ok(());
     }
-    let generator = Generator::open(&model, &Device::flex());
+    let generator = Generator::open(&model, &trainer.plan().spec.devices[0]);
     match generator.map_err(Into::into).and_then(|generator| sample(settings, &generator)) {
         Ok(text) => summary.sample = Some(Sample { prompt: settings.sample.prompt.clone(), text }),
         Err(error) => commands::note(&format!("no sample: {}", fault::in_full(&error))),
@@ -211,7 +211,7 @@ fn check_prompt(settings: &Settings, trainer: &Trainer) -> Result<(), UserFault>
 fn sample_on_the_way(settings: &Settings, trainer: &Trainer) -> anyhow::Result<SampleMetrics> {
     let tokenizer = Some(trainer.corpus().tokenizer.clone());
     let weights = |weight: &Weight| Ok::<_, Infallible>(trainer.weight(weight));
-    let Ok(generator) = Generator::new(trainer.architecture(), tokenizer, &Device::flex(), weights);
+    let Ok(generator) = Generator::new(trainer.architecture(), tokenizer, &trainer.plan().spec.devices[0], weights);
     let text = sample(settings, &generator)?;
     Ok(SampleMetrics { step: trainer.step(), prompt: settings.sample.prompt.clone(), text })
 }
@@ -288,7 +288,7 @@ fn at_start(settings: &Settings, trainer: &Trainer, before: Speed) -> Summary {
         schedule: Some(plan.schedule.name.clone()),
         microbatches: Some(settings.batch.microbatches),
         rows: Some(settings.batch.rows),
-        devices: settings.pipeline.devices.clone(),
+        devices: settings.pipeline.devices.iter().map(ToString::to_string).collect(),
         cores: Some(plan.spec.cores.iter().map(|cores| cores.permits * cores.threads).sum()),
         predicted: Some(StepSummary::of(&plan.predicted)),
         steps: trainer.step(),

@@ -347,4 +347,8 @@ fn the_machine_is_measured_at_a_models_shape() {
     refused(&place, &["bench", "--heads", "8", "--kv-heads", "3"], "num_key_value_heads");
     refused(&place, &["bench", "--steps", "1"], "invalid value '1' for '--steps <N>': 1 is not in 2..=1000000");
     refused(&place, &["bench", "--threads", "0"], "0 is not in 1..=1024");
+    refused(&place, &["bench", "--device", "gpu"], "a device is cpu, cuda:0, cuda:1 and so on");
+    if !cfg!(feature = "cuda") {
+        refused(&place, &["bench", "--device", "cuda:0"], "this build has no CUDA; build it with --features cuda");
+    }
 }

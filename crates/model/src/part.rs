@@ -3,7 +3,7 @@
 use crate::visit::Visit;
 use crate::{Cache, Parameter, Rows, Tape};
 use architecture::{Architecture, Block, Role, Weight};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use kernels::HeadSpec;
 use packed::{Format, Matrix, PackError};
 use simulate::Category;
@@ -22,6 +22,8 @@ pub struct Part {
     /// Matrices of a part that is only read, `[out, in]`, by name; they are not among the parameters.
     packed: HashMap<String, Matrix>,
     device: Device,
+    /// Of what blocks compute with; parameters are f32 whatever it is.
+    dtype: DType,
 }
 
 /// What a part's forward gives.
@@ -119,7 +121,19 @@ impl Part {
     ) -> Self {
         let numbers = parameters.iter().enumerate().map(|(n, known)| (known.weight.name.clone(), n)).collect();
         let (architecture, device) = (architecture.clone(), device.clone());
-        Self { architecture, blocks, sharded, parameters, numbers, packed, device }
+        Self { architecture, blocks, sharded, parameters, numbers, packed, device, dtype: DType::F32 }
+    }
+
+    /// The same part with blocks that compute in `dtype`, f32 or narrower: the residual stream and all that is multiplied
+    /// are of it, and matrices are converted whenever they are used. Norms, softmax and activations are f32 inside, and
+    /// log-probabilities f32 throughout. Parameters and the gradients of norms and biases are f32.
+    pub fn computing_in(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
+    }
+
+    /// What blocks compute in.
+    pub fn dtype(&self) -> DType {
+        self.dtype
     }
 
     /// The parameters, each name once.
@@ -179,7 +193,7 @@ impl Part {
     /// # Shapes
     /// - hidden: `[n, hidden_size]`, plain; `None` when the part begins with an embedding of its own, which reads
     ///   `rows.ids`
-    /// - result: see [`Output`]; tracked when the tape records
+    /// - result: see [`Output`], of the part's dtype; tracked when the tape records
     ///
     /// # Panics
     /// When `hidden` is missing or superfluous, or ids or targets lie outside the vocabulary; when the tape records and the
@@ -203,7 +217,7 @@ impl Part {
     /// it, the caller makes in chunks.
     ///
     /// # Shapes
-    /// - result: `[n, hidden_size]`
+    /// - result: `[n, hidden_size]`, of the part's dtype
     ///
     /// # Panics
     /// As [`Part::forward`].
@@ -244,7 +258,7 @@ impl Part {
     /// When the part is not a whole model.
     pub fn logits(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
         let hidden = self.read(rows, cache);
-        Visit::new(self, rows, &mut Tape::Untracked, None).head(hidden)
+        Visit::new(self, rows, &mut Tape::Untracked, None).head(hidden).cast(DType::F32)
     }
 
     /// As [`Part::logits`], of each row's last token only.
@@ -258,7 +272,7 @@ impl Part {
         let hidden = self.read(rows, cache);
         let [_, width] = hidden.dims();
         let last = hidden.reshape([rows.n_rows, rows.n_tokens, width]).narrow(1, rows.n_tokens - 1, 1);
-        Visit::new(self, rows, &mut Tape::Untracked, None).head(last.reshape([rows.n_rows, width]))
+        Visit::new(self, rows, &mut Tape::Untracked, None).head(last.reshape([rows.n_rows, width])).cast(DType::F32)
     }
 
     fn read(&self, rows: &Rows, cache: &mut Cache) -> Tensor<2> {
@@ -282,7 +296,7 @@ impl Part {
             }
             (None, None) => hidden.expect("invariant: a part without embedding is handed the residual stream"),
         };
-        let hidden = tape.source(source);
+        let hidden = tape.source(source.cast(self.dtype));
         Visit::new(self, rows, tape, cache).apply(hidden)
     }
 

@@ -1,7 +1,7 @@
 //! What a forward leaves for its backward.
 
 use architecture::Block;
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use kernels::{Size, WeightGrad, WeightGrads, WeightPlace};
 use std::sync::mpsc::{Receiver, channel};
 
@@ -41,7 +41,7 @@ impl Tape {
     pub(crate) fn block(&mut self, block: Block, hidden: &Tensor<2>) {
         if let Tape::Watched(seen) = self {
             let [n, width] = hidden.dims();
-            seen.push((block, Size::of(&hidden.clone().reshape([n * width]))));
+            seen.push((block, Size::of(&hidden.clone().cast(DType::F32).reshape([n * width]))));
         }
     }
 

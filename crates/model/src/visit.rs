@@ -98,7 +98,7 @@ impl<'a> Visit<'a> {
     pub(crate) fn linear(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
         let y = self.product(&format!("{name}.weight"), x);
         let bias = format!("{name}.bias");
-        if self.part.has(&bias) { y + self.leaf(&bias).unsqueeze::<2>() } else { y }
+        if self.part.has(&bias) { y + self.bias(&bias) } else { y }
     }
 
     /// As [`Visit::linear`], for a matrix that holds several projections, `widths` outputs each: one after the other, so
@@ -115,7 +115,7 @@ impl<'a> Visit<'a> {
         }
         let (parameter, matrix) = self.matrix(&format!("{name}.weight"));
         let bias = format!("{name}.bias");
-        let bias = self.part.has(&bias).then(|| self.leaf(&bias).unsqueeze::<2>());
+        let bias = self.part.has(&bias).then(|| self.bias(&bias));
         widths.map(|width| {
             let first = next;
             next += width;
@@ -170,7 +170,7 @@ impl<'a> Visit<'a> {
         let d = self.part.architecture().hidden_size;
         let table = self.leaf(&format!("{name}.weight"));
         let [n] = table.dims();
-        table.reshape([n / d, d]).select(0, positions)
+        table.reshape([n / d, d]).select(0, positions).cast(self.part.dtype())
     }
 
     /// The model's width as a number.
@@ -202,9 +202,14 @@ impl<'a> Visit<'a> {
         let index = self.part.index(name);
         let parameter = &self.part.parameters()[index];
         match parameter.weight.role {
-            Role::TransposedMatrix => (index, parameter.matrix().transpose()),
-            _ => (index, parameter.matrix()),
+            Role::TransposedMatrix => (index, parameter.matrix().transpose().cast(self.part.dtype())),
+            _ => (index, parameter.matrix().cast(self.part.dtype())),
         }
+    }
+
+    /// `[1, out]`
+    fn bias(&mut self, name: &str) -> Tensor<2> {
+        self.leaf(name).cast(self.part.dtype()).unsqueeze::<2>()
     }
 
     fn leaf(&mut self, name: &str) -> Tensor<1> {

@@ -1,6 +1,6 @@
 //! What moves between visits, as tensors and as messages.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use model::Rows;
 use wire::Buffer;
 
@@ -55,11 +55,17 @@ pub(crate) fn into_vec<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_into_vec().expect("invariant: activations are f32")
 }
 
+/// A tensor as it goes into messages and sums, f32; the same tensor when it is.
+pub(crate) fn f32(tensor: Tensor<2>) -> Tensor<2> {
+    tensor.cast(DType::F32)
+}
+
 /// The tensor, alone on the host and booked to this thread's account from now on; elsewhere, where the ledger does not
-/// count, as it is.
+/// count, and narrower than f32 as it is.
 pub(crate) fn adopted(tensor: Tensor<2>) -> Tensor<2> {
     let (device, n) = (tensor.device(), tensor.dims()[0]);
-    if device == Device::flex() { from_vec(into_vec(tensor), n, &device) } else { tensor }
+    let is_counted = device == Device::flex() && tensor.dtype() == DType::F32;
+    if is_counted { from_vec(into_vec(tensor), n, &device) } else { tensor }
 }
 
 /// A matrix of `n` rows that takes the values over.

@@ -16,6 +16,18 @@ pub enum StageError {
         /// The panic's message.
         message: String,
     },
+    /// A device failed at what it was given.
+    #[error(
+        "rank {rank}: {device} failed: {reason}; when memory ran out, use more microbatches or recompute = \"full\""
+    )]
+    Device {
+        /// Whose.
+        rank: Rank,
+        /// Which.
+        device: String,
+        /// What the tensor library said.
+        reason: String,
+    },
     /// The gradient is not a finite number, and [`NotFinite::Stop`](crate::NotFinite::Stop) was asked for.
     #[error(
         "step {step}: the gradient norm is {norm}, so no update was made; lower optimizer.learning_rate or set \

@@ -4,6 +4,7 @@ use crate::cut::Cut;
 use crate::error::StageError;
 use crate::permits::Permits;
 use crate::play::{Report, Step};
+use crate::precision::Precision;
 use crate::rank::{Played, Player};
 use crate::shard::Shard;
 use crate::statistics::{Held, ParameterStatistics, Watch, each_once};
@@ -12,7 +13,7 @@ use crate::tied::Tie;
 use crate::training_state::{TrainingState, decays};
 use crate::updates::is_update;
 use architecture::{Architecture, Block, Partition, Weight};
-use burn::tensor::Device;
+use burn::tensor::{DType, Device};
 use kernels::AdamW;
 use mesh::{Cores, Rank, Stage, StageMap};
 use model::{Parameter, Part};
@@ -42,6 +43,8 @@ pub struct PipelineSpec {
     pub recompute: Vec<Recompute>,
     /// Device of each rank.
     pub devices: Vec<Device>,
+    /// What they compute in.
+    pub precision: Precision,
     /// Cores that ranks share.
     pub cores: Vec<Cores>,
     /// Longest wait for a message.
@@ -506,7 +509,12 @@ fn new_store<E>(
     let part = {
         let _account = ledger::scope(rank.0, Category::Weights);
         let values = |weight: &Weight| read(weight, Source::Value);
-        Part::with_sharded_vocabulary(&spec.architecture, blocks, homes.sharded_blocks, device, values)?
+        Part::with_sharded_vocabulary(&spec.architecture, blocks, homes.sharded_blocks, device, values)?.computing_in(
+            match spec.precision {
+                Precision::F32 => DType::F32,
+                Precision::Bf16 => DType::BF16,
+            },
+        )
     };
     let _account = ledger::scope(rank.0, Category::Optimizer);
     let counted = |name: &str| homes.first_stage[name] == stage && homes.sharded.iter().all(|sharded| sharded != name);

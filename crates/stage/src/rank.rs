@@ -100,6 +100,7 @@ impl Player {
             }
             played.most_kept = played.most_kept.max(in_flight.saved.len());
             self.give_shares(step, &shares, position)?;
+            self.wait_for_device(stage)?;
             drop(permit);
             let end_s = now_s();
             played.spans.push(Span {
@@ -308,6 +309,17 @@ impl Player {
     pub(crate) fn training_states(&mut self) -> impl Iterator<Item = &mut TrainingState> {
         let of_shard = self.shard.iter_mut().map(|shard| &mut shard.training);
         self.stores.values_mut().map(|store| &mut store.training).chain(of_shard)
+    }
+
+    /// Until the stage's device has done what it was given, so that a span is the work and not the asking for it.
+    fn wait_for_device(&self, stage: Stage) -> Result<(), StageError> {
+        let Some(store) = self.stores.get(&stage) else { return Ok(()) };
+        let device = store.part.device();
+        device.sync().map_err(|error| StageError::Device {
+            rank: self.endpoint.rank(),
+            device: format!("{device:?}"),
+            reason: error.to_string(),
+        })
     }
 
     fn store(&self, stage: Stage) -> &Store {

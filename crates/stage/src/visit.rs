@@ -2,7 +2,7 @@
 
 #![expect(clippy::large_enum_variant, reason = "values are kept one per visit and moved a few times a step")]
 
-use crate::carry::{Carry, adopted, into_vec};
+use crate::carry::{Carry, adopted, f32, into_vec};
 use crate::objective::Objective;
 use crate::store::Store;
 use burn::tensor::Tensor;
@@ -91,8 +91,8 @@ pub(crate) fn evaluate(
     tape: &mut Tape,
 ) -> Forwarded {
     match store.part.forward(rows, hidden, tape) {
-        Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden, rows: without_ids(rows) }),
-        Output::Normalised(hidden) => Forwarded::Normalised(Carry { hidden, rows: without_ids(rows) }),
+        Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden: f32(hidden), rows: without_ids(rows) }),
+        Output::Normalised(hidden) => Forwarded::Normalised(Carry { hidden: f32(hidden), rows: without_ids(rows) }),
         Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights, rows.n_tokens).0),
     }
 }
@@ -134,7 +134,7 @@ pub(crate) fn backward_input(
         }
     }
     let source = tracked.source.as_ref().expect("invariant: a tracked forward has a source");
-    let source = source.grad_remove(&mut gradients).expect("invariant: the input reaches the output");
+    let source = f32(source.grad_remove(&mut gradients).expect("invariant: the input reaches the output"));
     let input = match store.part.embedding() {
         Some(table) => {
             store.training.add_rows(table, rows.ids, source);
@@ -171,11 +171,11 @@ fn track(store: &Store, rows: Rows, hidden: Option<Tensor<2>>) -> (Saved, Forwar
     let (end, forwarded) = match output {
         Output::Hidden(y) => {
             let (seed, hidden) = Seed::new(y);
-            (End::Hidden(seed), Forwarded::Carry(Carry { hidden, rows: without_ids(&rows) }))
+            (End::Hidden(seed), Forwarded::Carry(Carry { hidden: f32(hidden), rows: without_ids(&rows) }))
         }
         Output::Normalised(y) => {
             let (seed, hidden) = Seed::new(y);
-            (End::Hidden(seed), Forwarded::Normalised(Carry { hidden, rows: without_ids(&rows) }))
+            (End::Hidden(seed), Forwarded::Normalised(Carry { hidden: f32(hidden), rows: without_ids(&rows) }))
         }
         Output::LogProbability(_) => unreachable!("a part with a head ends before it"),
     };

@@ -39,6 +39,7 @@ fn logit_bytes(vocabulary: usize, n: usize) -> u64 {
         vocabulary: None,
         recompute: vec![Recompute::None],
         devices: vec![Device::flex()],
+        precision: stage::Precision::F32,
         cores: vec![Cores { ranks: vec![Rank(0)], permits: 1, threads: 2 }],
         deadline: Duration::from_secs(60),
     };

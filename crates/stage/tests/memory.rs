@@ -132,6 +132,7 @@ impl Running {
                 vocabulary: head.vocabulary(),
                 recompute: vec![recompute; n_stages],
                 devices: vec![Device::flex(); n_ranks],
+                precision: stage::Precision::F32,
                 cores: cores.clone(),
                 deadline: Duration::from_secs(60),
             },

@@ -62,6 +62,7 @@ fn measure(vocabulary: Option<Vocabulary>, roll_back: RollBack) -> Timeline {
         vocabulary,
         recompute: vec![Recompute::None; N_RANKS],
         devices: vec![Device::flex(); N_RANKS],
+        precision: stage::Precision::F32,
         cores: vec![Cores { ranks: (0..N_RANKS).map(Rank).collect(), permits: 2, threads: 1 }],
         deadline: Duration::from_secs(60),
     };

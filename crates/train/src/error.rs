@@ -18,6 +18,9 @@ pub enum TrainError {
     /// The schedule asked for.
     #[error(transparent)]
     Schedule(#[from] schedule::ScheduleError),
+    /// A rank's device.
+    #[error(transparent)]
+    Device(#[from] kernels::CudaError),
     /// A step failed.
     #[error(transparent)]
     Stage(#[from] stage::StageError),

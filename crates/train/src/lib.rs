@@ -15,9 +15,9 @@ mod trainer;
 pub use blocks::{BlockMetrics, BlocksMetrics};
 pub use error::TrainError;
 pub use event::{Event, RankMetrics, StepMetrics, ValidationMetrics};
-pub use run_plan::{RunPlan, matmul_gflops};
+pub use run_plan::{RunPlan, device, matmul_gflops};
 pub use settings::{
-    BatchSettings, CheckpointSettings, DataSettings, LearningRate, MetricsSettings, ModelSource, OptimizerSettings,
-    PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,
+    BatchSettings, CheckpointSettings, DataSettings, DeviceName, LearningRate, MetricsSettings, ModelSource,
+    OptimizerSettings, PipelineSettings, SampleSettings, Settings, TokenizerSource, ValidationSettings,
 };
 pub use trainer::{CHECKPOINTS, Ended, Resume, Trainer};

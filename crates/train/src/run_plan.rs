@@ -1,8 +1,9 @@
 //! What a run will do on its ranks, and what that is predicted to cost.
 
-use crate::{Settings, TrainError};
+use crate::{DeviceName, Settings, TrainError};
 use architecture::Architecture;
 use burn::tensor::Device;
+use kernels::CudaError;
 use mesh::Cores;
 use plan::{MicrobatchShape, Shards};
 use schedule::{Action, Op, Schedule, ShardOp, StageOp};
@@ -50,7 +51,7 @@ impl RunPlan {
     /// Its prediction has the memory of the model's arithmetic and times of 0; see [`RunPlan::calibrate`].
     ///
     /// # Errors
-    /// When the model cannot be cut so, or the schedule does not exist.
+    /// When the model cannot be cut so, the schedule does not exist, or a device cannot be used.
     pub fn new(settings: &Settings, architecture: &Architecture) -> Result<Self, TrainError> {
         let pipeline = &settings.pipeline;
         let stage_map = pipeline.stage_map.clone();
@@ -64,7 +65,8 @@ impl RunPlan {
         let spec = PipelineSpec {
             architecture: architecture.clone(),
             recompute: pipeline.recompute.clone(),
-            devices: vec![Device::flex(); stage_map.n_ranks()],
+            devices: pipeline.devices.iter().map(|&name| device(name)).collect::<Result<_, _>>()?,
+            precision: pipeline.precision,
             cores: vec![Cores::shared(stage_map.n_ranks(), n_cores)],
             deadline: DEADLINE,
             partition,
@@ -220,6 +222,17 @@ impl RunPlan {
             cost.embed_backward_s = of_op(ShardOp::EmbedBackward);
         }
         self.predicted = predict(&self.schedule, &self.costs);
+    }
+}
+
+/// The device of this name.
+///
+/// # Errors
+/// When this build or this machine does not have it, or it does not compute.
+pub fn device(name: DeviceName) -> Result<Device, CudaError> {
+    match name {
+        DeviceName::Cpu => Ok(Device::flex()),
+        DeviceName::Cuda(index) => kernels::cuda(index),
     }
 }
 

@@ -4,7 +4,8 @@ use architecture::{Architecture, Partition};
 use corpus::SourceOptions;
 use mesh::StageMap;
 use plan::Recompute;
-use stage::{NotFinite, RollBack};
+use stage::{NotFinite, Precision, RollBack};
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -97,13 +98,52 @@ pub struct PipelineSettings {
     pub post_validation: Option<RollBack>,
     /// What each stage computes again in its backward (activation checkpointing).
     pub recompute: Vec<Recompute>,
-    /// Device of each rank: `cpu`.
-    pub devices: Vec<String>,
+    /// Device of each rank.
+    pub devices: Vec<DeviceName>,
+    /// What ranks compute in; weights, gradients' sums and moments are f32 in any case.
+    pub precision: Precision,
     /// Processor cores shared by the ranks; `None` takes what the machine has.
     pub cores: Option<usize>,
 }
 
+/// A device by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceName {
+    /// `cpu`: this machine's cores.
+    #[default]
+    Cpu,
+    /// `cuda:0`: an NVIDIA GPU, by the driver's number.
+    Cuda(usize),
+}
+
+impl DeviceName {
+    /// The device of this name; whether this build and machine have it is not asked.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name.split_once(':') {
+            None if name == "cpu" => Some(DeviceName::Cpu),
+            Some(("cuda", index)) if index.bytes().all(|byte| byte.is_ascii_digit()) => {
+                Some(DeviceName::Cuda(index.parse().ok()?))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for DeviceName {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            DeviceName::Cpu => write!(f, "cpu"),
+            DeviceName::Cuda(index) => write!(f, "cuda:{index}"),
+        }
+    }
+}
+
 impl PipelineSettings {
+    /// Whether every rank computes on this machine's cores.
+    pub fn on_cores(&self) -> bool {
+        self.devices.iter().all(|&device| device == DeviceName::Cpu)
+    }
+
     /// The partition given, if one is.
     ///
     /// # Errors

@@ -6,13 +6,14 @@ use architecture::{Architecture, Family, Positions, Rope, RopeScaling};
 use corpus::{Content, SourceOptions};
 use mesh::StageMap;
 use schedule::{Backward, Kind, Spec};
+use stage::Precision;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use train::{
-    BatchSettings, CHECKPOINTS, CheckpointSettings, DataSettings, Ended, Event, LearningRate, MetricsSettings,
-    ModelSource, OptimizerSettings, PipelineSettings, Resume, SampleSettings, Settings, StepMetrics, TokenizerSource,
-    TrainError, Trainer, ValidationSettings,
+    BatchSettings, CHECKPOINTS, CheckpointSettings, DataSettings, DeviceName, Ended, Event, LearningRate,
+    MetricsSettings, ModelSource, OptimizerSettings, PipelineSettings, Resume, SampleSettings, Settings, StepMetrics,
+    TokenizerSource, TrainError, Trainer, ValidationSettings,
 };
 
 fn settings(text: &Path, n_stages: usize) -> Settings {
@@ -61,7 +62,8 @@ fn settings(text: &Path, n_stages: usize) -> Settings {
             vocabulary: None,
             post_validation: None,
             recompute: vec![plan::Recompute::None; n_stages],
-            devices: vec!["cpu".into(); n_stages],
+            devices: vec![DeviceName::Cpu; n_stages],
+            precision: Precision::F32,
             cores: Some(2),
         },
         optimizer: OptimizerSettings {

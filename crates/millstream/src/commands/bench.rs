@@ -6,6 +6,7 @@ mod peak;
 mod training;
 
 use super::size;
+use crate::device::On;
 use crate::fault::{UserFault, users};
 use crate::report::Machine;
 use crate::{Outcome, units};
@@ -13,6 +14,8 @@ use anyhow::Context;
 use architecture::Architecture;
 use serde::Serialize;
 use serde_json::json;
+use stage::Precision;
+use train::DeviceName;
 
 /// Which model to measure with.
 #[derive(Clone, Copy, Debug, clap::Args, Serialize)]
@@ -50,6 +53,13 @@ pub struct Args {
     /// Measure only this beside the machine.
     #[arg(long, value_name = "PART")]
     only: Option<Part>,
+    /// Where it computes.
+    #[command(flatten)]
+    #[serde(skip)]
+    on: On,
+    /// What training computes in: f32, or bf16 with weights of f32. Generation is f32.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = In::F32)]
+    precision: In,
     /// Answer as JSON.
     #[arg(long)]
     #[serde(skip)]
@@ -66,11 +76,29 @@ enum Part {
     Generation,
 }
 
+/// Names of [`Precision`]s.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum In {
+    F32,
+    Bf16,
+}
+
+impl In {
+    fn precision(self) -> Precision {
+        match self {
+            In::F32 => Precision::F32,
+            In::Bf16 => Precision::Bf16,
+        }
+    }
+}
+
 /// What `--json` prints. A part that is added gets a field here and a line in [`Figures::page`].
 #[derive(Serialize)]
 struct Figures {
     version: &'static str,
     machine: Machine,
+    device: String,
     threads: usize,
     shape: Args,
     parameters: usize,
@@ -87,19 +115,25 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     check_memory(&architecture, &args, machine.memory_bytes)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("threads cannot be started")?;
-    let before = pool.install(peak::measure);
+    let device = args.on.open()?;
+    let peak = || peak::measure(&device, args.precision.precision());
+    let before = pool.install(peak);
+    // Kernels and packed weights are made for cores.
+    let on_cores = args.on.device == DeviceName::Cpu;
     let wants = |part: Part| args.only.is_none_or(|only| only == part);
-    let training = wants(Part::Training).then(|| training::measure(&architecture, &args, threads)).transpose()?;
-    let of_step = training.as_ref().map(|training| {
+    let training = || training::measure(&architecture, &args, &device, threads);
+    let training = wants(Part::Training).then(training).transpose()?;
+    let of_step = training.as_ref().filter(|_| on_cores).map(|training| {
         let kernels = pool.install(|| kernels::measure(&architecture, &args));
         kernels.into_iter().map(|kernel| kernel.against(&before, training.step_s())).collect()
     });
-    let generation = wants(Part::Generation).then(|| pool.install(|| generation::measure(&architecture, &args)));
-    let generation = generation.transpose()?;
-    let after = pool.install(peak::measure);
+    let generation = || pool.install(|| generation::measure(&architecture, &args));
+    let generation = (on_cores && wants(Part::Generation)).then(generation).transpose()?;
+    let after = pool.install(peak);
     let figures = Figures {
         version: env!("CARGO_PKG_VERSION"),
         machine,
+        device: args.on.device.to_string(),
         threads,
         shape: args,
         parameters: architecture.n_parameters(),
@@ -151,13 +185,14 @@ impl Figures {
         let kv_heads = self.shape.kv_heads.unwrap_or(heads);
         let model = format!(
             "model       {} parameters: d {d}, {layers} layers, {heads} heads, {kv_heads} kv heads, ff {ff}, vocab {vocab}; \
-             {batch} rows of {seq} tokens; {} threads\n",
+             {batch} rows of {seq} tokens; {}, {} threads\n",
             units::count(self.parameters as u64),
+            self.device,
             self.threads
         );
         let training = self.training.as_ref().map(training::Training::page).unwrap_or_default();
         let generation = self.generation.as_ref().map(generation::Generation::page).unwrap_or_default();
-        let kernels = self.training.as_ref().map(|_| kernels::page(&self.kernels)).unwrap_or_default();
+        let kernels = if self.kernels.is_empty() { String::new() } else { kernels::page(&self.kernels) };
         model + &self.peak.page() + &training + &generation + &kernels
     }
 }

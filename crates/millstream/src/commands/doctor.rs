@@ -27,7 +27,7 @@ struct Diagnosis {
     machine: Machine,
     free_memory_bytes: u64,
     simd: Vec<&'static str>,
-    backends: [Backend; 2],
+    backends: Vec<Backend>,
     /// Of the disk that holds the current folder; absent when no disk is known to.
     free_disk_bytes: Option<u64>,
     matmul_peak: Peak,
@@ -43,9 +43,9 @@ struct Peak {
 
 #[derive(Serialize)]
 struct Backend {
-    device: &'static str,
+    device: String,
     available: bool,
-    why: &'static str,
+    why: String,
 }
 
 /// Measures for about three seconds and prints.
@@ -80,14 +80,32 @@ fn diagnose() -> anyhow::Result<Diagnosis> {
         machine: Machine::here(),
         free_memory_bytes: system.available_memory(),
         simd: simd(),
-        backends: [
-            Backend { device: "cpu", available: true, why: "burn's flex backend with our kernels" },
-            Backend { device: "cuda", available: false, why: "not part of this build" },
-        ],
+        backends: backends(),
         free_disk_bytes: disk.map(sysinfo::Disk::available_space),
         matmul_peak: Peak { one_thread_gflops: peak.one_thread_gflops, all_cores_gflops: peak.all_cores_gflops },
         memory_gbytes_per_s: kernels::memory_gbytes_per_s(Duration::from_secs(1)),
     })
+}
+
+/// The devices that run files may name, each tried.
+fn backends() -> Vec<Backend> {
+    let is_there = |device: &str, why: String| Backend { device: device.to_owned(), available: true, why };
+    let mut found = vec![is_there("cpu", "burn's flex backend with our kernels".to_owned())];
+    let missing = |device: String, why: String| Backend { device, available: false, why };
+    match kernels::cuda_names() {
+        Ok(names) if names.is_empty() => {
+            found.push(missing("cuda".to_owned(), "the driver lists no device".to_owned()))
+        }
+        Ok(names) => found.extend(names.into_iter().enumerate().map(|(index, name)| {
+            let device = format!("cuda:{index}");
+            match kernels::cuda(index) {
+                Ok(_) => is_there(&device, name),
+                Err(error) => missing(device, error.to_string()),
+            }
+        })),
+        Err(error) => found.push(missing("cuda".to_owned(), error.to_string())),
+    }
+    found
 }
 
 fn page(diagnosis: &Diagnosis) -> String {

@@ -2,6 +2,7 @@
 
 use super::table::aligned;
 use super::weights::WeightsArg;
+use crate::device::On;
 use crate::fault::{UserFault, users};
 use crate::out_folder::write_whole;
 use crate::{Outcome, model_folder, run_file};
@@ -35,6 +36,9 @@ pub struct Args {
     /// How weights are held: fewer bits, less memory, other figures.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     pub weights: WeightsArg,
+    /// Where it computes.
+    #[command(flatten)]
+    pub on: On,
     /// Answer as JSON.
     #[arg(long, conflicts_with = "tokens")]
     pub json: bool,
@@ -46,7 +50,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         return Err(UserFault::new("--sequence-length is 0, but must be at least 1").into());
     }
     let folder = model_folder::find(&args.folder)?;
-    let generator = Generator::open_packed(&folder, args.weights.into()).map_err(users)?;
+    let generator = args.on.generator(&folder, args.weights)?;
     match (&args.tokens, &args.logits) {
         (Some(tokens), Some(out)) => write_logits(&generator, tokens, out)?,
         _ => measure(&generator, &args, &Reading::of(&folder)?)?,

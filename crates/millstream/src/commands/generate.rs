@@ -2,6 +2,7 @@
 
 use super::chat::{self, Chat};
 use super::weights::WeightsArg;
+use crate::device::On;
 use crate::fault::users;
 use crate::{Outcome, model_folder};
 use serde::Serialize;
@@ -31,6 +32,9 @@ pub struct Args {
     /// How weights are held: fewer bits, less memory, more tokens a second.
     #[arg(long, value_name = "FORMAT", default_value = "f32")]
     pub weights: WeightsArg,
+    /// Where it computes.
+    #[command(flatten)]
+    pub on: On,
     /// Write so many continuations; the first has the seed given, each further one the next. They are drawn together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..))]
     pub samples: u64,
@@ -96,7 +100,7 @@ fn write(args: &Args) -> anyhow::Result<Outcome> {
     args.drawing.options(0, None)?;
     let messages = args.messages.as_deref().map(chat::read_messages).transpose()?;
     let folder = model_folder::find(&args.folder)?;
-    let generator = Generator::open_packed(&folder, args.weights.into()).map_err(users)?;
+    let generator = args.on.generator(&folder, args.weights)?;
     if args.chat {
         Chat::open(&generator, &folder)?.converse(&args.drawing, args.system.as_deref())?;
         return Ok(Outcome::Done);

@@ -5,8 +5,8 @@ use architecture::{Architecture, Partition};
 use mesh::{Grid, Rank, StageMap};
 use plan::Recompute;
 use schedule::{Backward, InputLayer, Kind, Placement, Spec, Vocabulary, VocabularyAlgorithm};
-use stage::RollBack;
-use train::PipelineSettings;
+use stage::{Precision, RollBack};
+use train::{DeviceName, PipelineSettings};
 
 /// Names of the schedules in run files.
 pub const SCHEDULES: &[(&str, Kind)] = &{
@@ -38,6 +38,8 @@ pub const BY_SCHEDULE: &str = "by schedule";
 const MOST_STAGES: usize = 1 << 14;
 /// Stages on a rank when the schedule loops over ranks and nothing is said.
 const STAGES_PER_RANK: usize = 2;
+/// Names of what stages compute in.
+pub const PRECISIONS: &[(&str, Precision)] = &[("f32", Precision::F32), ("bf16", Precision::Bf16)];
 /// Names of what a stage keeps.
 pub const RECOMPUTES: &[(&str, Recompute)] = &[("none", Recompute::None), ("full", Recompute::Full)];
 
@@ -52,7 +54,8 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
     let input = section.or("embedding", InputLayer::FirstStage, choice(EMBEDDINGS));
     let post_validation = section.or("post_validation", None, choice(POST_VALIDATIONS));
     let recompute = section.or("recompute", Each::Same(Recompute::None), same_or_each(choice(RECOMPUTES)));
-    let devices = section.or("devices", Each::Same("cpu".to_owned()), same_or_each(device));
+    let devices = section.or("devices", Each::Same(DeviceName::Cpu), same_or_each(device));
+    let precision = section.or("precision", Precision::F32, choice(PRECISIONS));
     let cores = section.or("cores", None, or_word("all", whole(1)));
 
     let n_stages: usize = n_stages?;
@@ -134,6 +137,7 @@ pub(super) fn pipeline(section: &Reader, architecture: Option<&Architecture>) ->
         vocabulary: algorithm.map(|algorithm| Vocabulary { algorithm, input }),
         recompute,
         devices,
+        precision: precision?,
         cores: cores?,
     })
 }
@@ -160,9 +164,17 @@ fn same_or_each<T>(parse: impl Fn(&Node) -> Parsed<T>) -> impl Fn(&Node) -> Pars
     }
 }
 
-fn device(node: &Node) -> Parsed<String> {
-    match &node.value {
-        Value::Text(name) if name == "cpu" => Ok(name.clone()),
-        _ => Err(Wrong::new(node, "\"cpu\", the only device this build can use")),
+/// Whether the machine has the device is found out when the run begins.
+fn device(node: &Node) -> Parsed<DeviceName> {
+    const HAS_CUDA: bool = cfg!(feature = "cuda");
+    let found = match &node.value {
+        Value::Text(name) => DeviceName::parse(name),
+        _ => None,
+    };
+    match found {
+        Some(device @ DeviceName::Cpu) => Ok(device),
+        Some(device @ DeviceName::Cuda(_)) if HAS_CUDA => Ok(device),
+        _ if HAS_CUDA => Err(Wrong::new(node, "\"cpu\", or \"cuda:0\" and so on for a GPU")),
+        _ => Err(Wrong::new(node, "\"cpu\", the only device this build can use; --features cuda builds one for GPUs")),
     }
 }

@@ -95,7 +95,7 @@ const GOLDEN_SETS: &[(&[&str], &str)] = &[
     (
         &["pipeline.devices=[\"cuda:0\"]"],
         r#"1 problem
-  --set pipeline.devices=["cuda:0"]: an item of `pipeline.devices` is "cuda:0", but must be "cpu", the only device this build can use"#,
+  --set pipeline.devices=["cuda:0"]: an item of `pipeline.devices` is "cuda:0", but must be "cpu", the only device this build can use; --features cuda builds one for GPUs"#,
     ),
     (
         &["pipeline.recompute=[\"full\", \"none\"]"],
@@ -390,6 +390,7 @@ const EVERY_KEY: &[(&str, &str)] = &[
     ("pipeline.embedding", "sharded"),
     ("pipeline.post_validation", "invert"),
     ("pipeline.recompute", "[\"none\", \"full\"]"),
+    ("pipeline.precision", "\"bf16\""),
     ("pipeline.cores", "3"),
     ("optimizer.learning_rate", "1e-2"),
     ("optimizer.minimum_learning_rate", "0"),

@@ -1,7 +1,9 @@
 //! Settings as a complete run file.
 
 use super::model::{FAMILIES, LAYER_TYPES};
-use super::pipeline::{BACKWARDS, BY_SCHEDULE, EMBEDDINGS, POST_VALIDATIONS, RECOMPUTES, SCHEDULES, VOCABULARIES};
+use super::pipeline::{
+    BACKWARDS, BY_SCHEDULE, EMBEDDINGS, POST_VALIDATIONS, PRECISIONS, RECOMPUTES, SCHEDULES, VOCABULARIES,
+};
 use super::sections::{NOT_FINITES, TOKEN_WIDTHS};
 use architecture::{Architecture, Family, Positions, RopeScaling, Sliding, Windows};
 use corpus::{Content, ONLY_SOURCE, SourceOptions};
@@ -158,7 +160,8 @@ fn pipeline(file: &mut File, settings: &Settings) {
     file.key("embedding", word(EMBEDDINGS, input));
     file.key("post_validation", word(POST_VALIDATIONS, pipeline.post_validation));
     file.key("recompute", same_or_each(&pipeline.recompute, |&kept| word(RECOMPUTES, kept)));
-    file.key("devices", same_or_each(&pipeline.devices, |device| quoted(device)));
+    file.key("devices", same_or_each(&pipeline.devices, |device| quoted(&device.to_string())));
+    file.key("precision", word(PRECISIONS, pipeline.precision));
     file.key("cores", or_word(pipeline.cores, "all"));
 }
 

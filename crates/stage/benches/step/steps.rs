@@ -34,6 +34,7 @@ impl Steps {
             vocabulary: None,
             recompute: vec![Recompute::None; n_ranks],
             devices: vec![Device::flex(); n_ranks],
+            precision: stage::Precision::F32,
             cores: vec![Cores { ranks: (0..n_ranks).map(Rank).collect(), permits: n_ranks, threads }],
             deadline: Duration::from_secs(600),
         };

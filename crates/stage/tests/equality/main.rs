@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod failure;
+mod places;
 mod plans;
 mod post_validation;
 mod pytorch;

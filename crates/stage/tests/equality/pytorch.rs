@@ -86,14 +86,21 @@ fn gradients() {
 
 /// Ten steps of AdamW with decay, clipping and a changing learning rate, of the model in a folder: the largest differences
 /// of losses, of gradient norms relative to themselves, and of final weights, those under `beside` apart.
-fn train(family: &str, sizes: &[usize], spec: Spec, n_microbatches: usize, beside: &[&str]) -> [f64; 3] {
+pub fn train(
+    place: &Place,
+    family: &str,
+    sizes: &[usize],
+    spec: Spec,
+    n_microbatches: usize,
+    beside: &[&str],
+) -> [f64; 3] {
     let (architecture, weights) = read_model(&format!("training/{family}/initial"));
     let bytes = std::fs::read(fixture(&format!("training/{family}/trace.safetensors"))).unwrap();
     let trace = SafeTensors::deserialize(&bytes).unwrap();
     let (ids, shape) = ids(&trace);
     let [rates, losses, norms] = ["learning_rate", "loss", "gradient_norm"].map(|name| f64s(&trace, name));
     let map = StageMap::one_per_rank(sizes.len());
-    let mut pipeline = start(&architecture, &weights, sizes, map.clone(), vec![Recompute::None; sizes.len()]);
+    let mut pipeline = start_at(place, &architecture, &weights, sizes, map.clone());
     let schedule = schedule(&pipeline, spec, &map.route(), n_microbatches);
     let mut worst = [0.0f64; 3];
     for (k, ids) in ids.chunks(shape[1] * shape[2]).enumerate() {
@@ -128,7 +135,7 @@ fn train(family: &str, sizes: &[usize], spec: Spec, n_microbatches: usize, besid
 #[test]
 fn ten_training_steps() {
     for (sizes, spec, n_microbatches) in [(&[6][..], GPIPE, 1), (&[3, 2, 1], SPECS[3], 4)] {
-        let worst = train("llama", sizes, spec, n_microbatches, &[]);
+        let worst = train(&Place::cpu(), "llama", sizes, spec, n_microbatches, &[]);
         assert!(worst[0] < 1.2e-5 && worst[1] < 1.5e-5 && worst[2] < 1.8e-5, "{worst:?}");
     }
 }
@@ -144,7 +151,7 @@ fn ten_training_steps_of_families() {
     let beside = ["k_proj.bias", "c_attn.bias"];
     for family in FAMILIES {
         for (sizes, spec, n_microbatches) in [(&[6][..], GPIPE, 1), (&[2, 3, 1], SPECS[3], 4)] {
-            let worst = train(family, sizes, spec, n_microbatches, &beside);
+            let worst = train(&Place::cpu(), family, sizes, spec, n_microbatches, &beside);
             println!("{family}, {sizes:?}: {worst:?}");
             assert!(worst[0] < 2.4e-5 && worst[1] < 7.3e-5 && worst[2] < 6.6e-5, "{family}: {worst:?}");
         }

@@ -6,7 +6,7 @@ use kernels::AdamW;
 use mesh::{Cores, Rank, Route, StageMap};
 use model::Rows;
 use schedule::{Backward, Kind, Schedule, Spec, Vocabulary, generate, with_transfers};
-use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Source, Step, Update};
+use stage::{Objective, Pipeline, PipelineSpec, Precision, Recompute, Report, Source, Step, Update};
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::time::Duration;
@@ -159,19 +159,61 @@ pub fn start_sharded(
     recompute: Vec<Recompute>,
     vocabulary: Option<Vocabulary>,
 ) -> Pipeline {
+    start_spec(&spec(architecture, sizes, stage_map, recompute, vocabulary), weights)
+}
+
+fn spec(
+    architecture: &Architecture,
+    sizes: &[usize],
+    stage_map: StageMap,
+    recompute: Vec<Recompute>,
+    vocabulary: Option<Vocabulary>,
+) -> PipelineSpec {
     let n_ranks = stage_map.n_ranks();
-    let spec = PipelineSpec {
+    PipelineSpec {
         architecture: architecture.clone(),
         partition: Partition::new(architecture, sizes).unwrap(),
         devices: vec![Device::flex(); n_ranks],
+        precision: Precision::F32,
         cores: vec![Cores { ranks: (0..n_ranks).map(Rank).collect(), permits: 2, threads: 1 }],
         // Far longer than any test waits, so that one that passes has not waited for it.
         deadline: Duration::from_secs(60),
         stage_map,
         recompute,
         vocabulary,
-    };
-    Pipeline::start(&spec, |weight, source| {
+    }
+}
+
+/// What computes, and in what.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub device: Device,
+    pub precision: Precision,
+}
+
+impl Place {
+    pub fn cpu() -> Self {
+        Self { device: Device::flex(), precision: Precision::F32 }
+    }
+}
+
+/// As [`start`], with all ranks at one place, keeping activations.
+pub fn start_at(
+    place: &Place,
+    architecture: &Architecture,
+    weights: &Tensors,
+    sizes: &[usize],
+    stage_map: StageMap,
+) -> Pipeline {
+    let recompute = vec![Recompute::None; sizes.len()];
+    let mut spec = spec(architecture, sizes, stage_map, recompute, None);
+    spec.devices.fill(place.device.clone());
+    spec.precision = place.precision;
+    start_spec(&spec, weights)
+}
+
+fn start_spec(spec: &PipelineSpec, weights: &Tensors) -> Pipeline {
+    Pipeline::start(spec, |weight, source| {
         Ok::<_, Infallible>(match source {
             Source::Value => weights[&weight.name].clone(),
             _ => vec![0.0; weight.n_elements()],

@@ -116,7 +116,7 @@ impl Generation {
         for speed in &mut self.weights {
             speed.prompt_share = 1e-9 * self.prompt_flops / speed.prompt_s / peak.matmul_gflops;
             let gbytes_per_s = 1e-9 * speed.bytes_per_token as f64 * speed.tokens_per_s;
-            speed.bandwidth_share = gbytes_per_s / peak.memory_read_gbytes_per_s;
+            speed.bandwidth_share = gbytes_per_s / peak.memory_read_gbytes_per_s.unwrap_or(peak.memory_gbytes_per_s);
         }
         self
     }

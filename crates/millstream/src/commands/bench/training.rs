@@ -67,7 +67,7 @@ impl Passes {
 }
 
 /// Plays the steps on `threads` threads, with drawn weights and the peers' token ids.
-pub fn measure(architecture: &Architecture, args: &Args, threads: usize) -> anyhow::Result<Training> {
+pub fn measure(architecture: &Architecture, args: &Args, device: &Device, threads: usize) -> anyhow::Result<Training> {
     let stage_map = StageMap::one_per_rank(1);
     let n_blocks = architecture.blocks().len();
     let spec = PipelineSpec {
@@ -75,7 +75,8 @@ pub fn measure(architecture: &Architecture, args: &Args, threads: usize) -> anyh
         partition: Partition::new(architecture, &[n_blocks])?,
         vocabulary: None,
         recompute: vec![Recompute::None],
-        devices: vec![Device::flex()],
+        devices: vec![device.clone()],
+        precision: args.precision.precision(),
         cores: vec![Cores { ranks: vec![Rank(0)], permits: 1, threads }],
         deadline: Duration::from_secs(600),
         stage_map,
