@@ -368,10 +368,9 @@ fn options_that_mean_nothing() {
     );
     let plan = ["plan", "--model", "model", "--machine", "here.toml", "--batch", "4", "--sequence", "16"];
     let local = [&plan[..], &["--trainer", "millstream"]].concat();
-    let options: [&[&str]; 9] = [
+    let options: [&[&str]; 8] = [
         &["--json"],
         &["--svg", "a.svg"],
-        &["--emit", "megatron"],
         &["--recompute", "none"],
         &["--cut", "layers"],
         &["--data", "1"],
@@ -384,6 +383,8 @@ fn options_that_mean_nothing() {
         refused(&place, &[&local, option].concat(), &[&wanted]);
     }
     // What is printed for another trainer does not keep files from being written.
+    let for_another = [&plan[..], &["--trainer", "millstream", "--emit", "megatron"]].concat();
+    refused(&place, &for_another, &["--emit megatron needs a plan for it, not --trainer millstream"]);
     let emitted =
         place.succeed(&[&plan[..], &["--emit", "megatron", "--out", "plan.toml", "--svg", "plan.svg"]].concat());
     assert!(emitted.contains("--pipeline-model-parallel-size"), "{emitted}");

@@ -245,7 +245,6 @@ impl Args {
         let given = [
             ("--json", self.json),
             ("--svg", self.svg.is_some()),
-            ("--emit", self.emit.is_some()),
             ("--recompute", self.recompute.is_some()),
             ("--cut", self.cut.is_some()),
             ("--data", self.data.is_some()),
