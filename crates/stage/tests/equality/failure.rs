@@ -25,7 +25,8 @@ fn check(spec: Spec, spoil_rows: fn(&mut Rows), spoil_weights: fn(&mut Tensors),
         assert!(matches!(pipeline.read(name, Source::Value), Err(StageError::Stopped)));
     }
     drop(pipeline);
-    assert!(start.elapsed() < Duration::from_secs(1), "{}: took {:?}", spec, start.elapsed());
+    // Ranks that nobody told wait for the deadline, 60 s; on a busy machine telling them has taken over one.
+    assert!(start.elapsed() < Duration::from_secs(20), "{}: took {:?}", spec, start.elapsed());
 }
 
 #[test]
