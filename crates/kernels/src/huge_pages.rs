@@ -1,5 +1,7 @@
 //! Memory in larger pages.
 
+use burn::backend::{BackendTensor, DispatchKindConversion, DispatchTensor, Flex};
+use burn::tensor::{DType, Tensor};
 use packed::{Matrix, Values};
 
 /// Asks the system to hold a matrix in pages of 2 MB: a pass over it then looks up 512 times fewer addresses. On Linux from
@@ -11,6 +13,16 @@ pub fn hold_in_huge_pages(matrix: &Matrix) {
         Values::Bf16(values) => collapse(values),
         Values::Q8(values) => collapse(values),
         Values::Q4(values) => collapse(values),
+    }
+}
+
+/// As [`hold_in_huge_pages`], for all the memory of a tensor in f32 on the CPU; others are left as they are.
+pub fn hold_tensor_in_huge_pages<const D: usize>(t: &Tensor<D>) {
+    let held = <DispatchTensor as DispatchKindConversion<Flex>>::try_into_backend(t.clone().into_dispatch());
+    if let Ok(BackendTensor::Float(t)) = held
+        && t.dtype() == DType::F32
+    {
+        collapse(t.storage::<f32>());
     }
 }
 
@@ -27,3 +39,20 @@ pub(crate) fn collapse<T>(values: &[T]) {
 
 #[cfg(not(target_os = "linux"))]
 pub(crate) fn collapse<T>(_: &[T]) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::{Device, TensorData};
+
+    /// 8 MB, so that whole pages lie within wherever it begins; a view and numbers of another type are no fault.
+    #[test]
+    fn values_stay() {
+        let values: Vec<f32> = (0..2 << 20).map(|i| (i % 8191) as f32).collect();
+        let t: Tensor<2> = Tensor::from_data(TensorData::new(values.clone(), [1 << 10, 2 << 10]), &Device::flex());
+        hold_tensor_in_huge_pages(&t);
+        hold_tensor_in_huge_pages(&t.clone().narrow(0, 3, 5).transpose());
+        hold_tensor_in_huge_pages(&t.clone().cast(DType::BF16));
+        assert_eq!(t.into_data().try_into_vec::<f32>().unwrap(), values);
+    }
+}

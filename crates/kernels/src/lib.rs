@@ -38,7 +38,7 @@ pub use attention::{AttentionSpec, attention};
 pub use cuda::{CudaError, cuda, cuda_names};
 pub use gelu::{Gelu, geglu, gelu};
 pub use head::{HEAD_CHUNK, HeadGradient, HeadSpec, LogProbabilities, head_gradient, head_log_probability};
-pub use huge_pages::hold_in_huge_pages;
+pub use huge_pages::{hold_in_huge_pages, hold_tensor_in_huge_pages};
 pub use layer_norm::{LayerNorm, layer_norm};
 pub use linear::{
     WeightGrad, WeightGrads, WeightPlace, linear, linear_forward, linear_input_gradient, weight_gradient,
