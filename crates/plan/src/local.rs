@@ -3,15 +3,15 @@
 use crate::balance::partition;
 use crate::choice::{Choice, Chosen};
 use crate::cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
-use crate::memory::ELEMENT_BYTES;
+use crate::memory::{ELEMENT_BYTES, HEAD_CHUNK};
 use crate::shards::block_cost;
-use architecture::{Architecture, BlockCost};
+use architecture::{Architecture, Block, BlockCost};
 use mesh::{Cores, Grid, Rank, StageMap};
 use schedule::{Action, Backward, Kind, Op, Placement, Schedule, Spec, StageOp};
 use simulate::{Category, Costs, Timeline, bubbles, idle_fraction, simulate};
 
 /// What is to be done, on which cores.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct LocalTask<'a> {
     /// The model.
     pub architecture: &'a Architecture,
@@ -36,14 +36,43 @@ pub struct LocalRates {
     pub backward_flops_per_s: f64,
     /// Bytes that updates move.
     pub update_bytes_per_s: f64,
+    /// Bytes through memory, of the machine file: nothing fits it.
+    pub memory_bytes_per_s: f64,
 }
 
 /// A parameter, its gradient and two moments are read, and written or cleared, in 32 bits each.
 const UPDATED_BYTES: u64 = 8;
 
+/// Bytes of weights and their gradients that the passes of one microbatch move through memory, whatever its rows: this is
+/// what small microbatches lose.
+#[derive(Clone, Copy, Debug, Default)]
+struct WeightBytes {
+    forward: u64,
+    input: u64,
+    weight: u64,
+}
+
+impl WeightBytes {
+    /// Forward and the input pass read the weights, the weight pass reads and writes the gradients' sum. A head does all
+    /// three [`HEAD_CHUNK`] tokens at a time in its input pass. Of an embedding only the rows looked up move.
+    fn of(architecture: &Architecture, blocks: &[Block], shape: MicrobatchShape) -> Self {
+        blocks.iter().fold(Self::default(), |sum, &block| {
+            let bytes = block_cost(architecture, block, shape, None).weight_elements * ELEMENT_BYTES;
+            let chunks = (shape.rows * shape.tokens).div_ceil(HEAD_CHUNK) as u64;
+            let [forward, input, weight] = match block {
+                Block::Embedding => [0; 3],
+                Block::Attention(_) | Block::Mlp(_) => [bytes, bytes, 2 * bytes],
+                Block::Head => [0, 4 * bytes * chunks, 0],
+            };
+            Self { forward: sum.forward + forward, input: sum.input + input, weight: sum.weight + weight }
+        })
+    }
+}
+
 impl LocalRates {
-    /// Fitted to a step of the task as it was played by `n_ranks` of its ranks: operations and bytes of its passes over the
-    /// seconds they took. Classes without a span keep the rates of the task.
+    /// Fitted to a step of the task as it was played by `n_ranks` of its ranks: operations of its passes over the seconds
+    /// they took beyond moving weights, bytes of its updates over theirs. Classes without a span, or without more time than
+    /// weights take, keep the rates of the task.
     pub fn of_step(task: &LocalTask, recompute: Recompute, timeline: &Timeline) -> Self {
         let permits = timeline.n_ranks.min(task.cores) as f64;
         let microbatches = timeline.spans.iter().filter_map(|span| match span.action {
@@ -62,32 +91,32 @@ impl LocalRates {
         let update_s = seconds(&|action| {
             matches!(action, Action::Stage { op: StageOp::OptimizerStep | StageOp::OptimisticStep, .. })
         });
-        let costs: Vec<_> = task
-            .architecture
-            .blocks()
-            .into_iter()
-            .map(|block| block_cost(task.architecture, block, shape, None))
-            .collect();
+        let blocks = task.architecture.blocks();
+        let costs: Vec<_> = blocks.iter().map(|&block| block_cost(task.architecture, block, shape, None)).collect();
         let sum = |of: &dyn Fn(&BlockCost) -> u64| costs.iter().map(of).sum::<u64>() as f64 * m as f64;
         let forward = sum(&|cost| cost.total_forward_flops());
         let mut backward = sum(&|cost| cost.total_backward_input_flops() + cost.backward_weight_flops);
         let or = |found: f64, given: f64| if found.is_finite() && found > 0.0 { found } else { given };
-        let forward_flops_per_s = or(forward / forward_s, task.rates.forward_flops_per_s);
-        let again_s = match recompute {
+        let moved = WeightBytes::of(task.architecture, &blocks, shape);
+        let moving_s = |bytes: u64| (bytes * m as u64) as f64 / task.rates.memory_bytes_per_s;
+        let forward_flops_per_s = or(forward / (forward_s - moving_s(moved.forward)), task.rates.forward_flops_per_s);
+        let recompute_s = match recompute {
             Recompute::None => 0.0,
-            Recompute::Full => forward / forward_flops_per_s,
+            Recompute::Full => forward / forward_flops_per_s + moving_s(moved.forward),
         };
-        if again_s >= backward_s {
+        let beside_s = recompute_s + moving_s(moved.input + moved.weight);
+        if beside_s >= backward_s {
             backward = 0.0;
         }
         let parameters = task.architecture.n_parameters() as u64;
         Self {
             forward_flops_per_s,
-            backward_flops_per_s: or(backward / (backward_s - again_s), task.rates.backward_flops_per_s),
+            backward_flops_per_s: or(backward / (backward_s - beside_s), task.rates.backward_flops_per_s),
             update_bytes_per_s: or(
                 (parameters * UPDATED_BYTES * ELEMENT_BYTES) as f64 / update_s,
                 task.rates.update_bytes_per_s,
             ),
+            memory_bytes_per_s: task.rates.memory_bytes_per_s,
         }
     }
 }
@@ -131,7 +160,11 @@ impl LocalPlan {
     }
 }
 
-/// All plans with `kinds`, fastest first; those that fit before those that do not. Of equals fewer ranks, then less memory.
+/// Steps that differ by less than this share are alike to such a prediction.
+const TIE: f64 = 0.02;
+
+/// All plans with `kinds`, fastest first; those that fit before those that do not. Of those within a fiftieth of the fastest
+/// of them fewer microbatches come first, then fewer ranks, then less memory.
 pub fn local_plans(task: &LocalTask, kinds: &[Kind]) -> Vec<LocalPlan> {
     let n_blocks = task.architecture.blocks().len();
     let mut plans = Vec::new();
@@ -152,10 +185,15 @@ pub fn local_plans(task: &LocalTask, kinds: &[Kind]) -> Vec<LocalPlan> {
         }
     }
     let fits = |plan: &LocalPlan| plan.peak_bytes() <= task.memory_bytes;
-    plans.sort_by(|a, b| {
-        let order = fits(b).cmp(&fits(a)).then(a.step_s.total_cmp(&b.step_s)).then(a.n_ranks.cmp(&b.n_ranks));
-        order.then(a.peak_bytes().cmp(&b.peak_bytes()))
-    });
+    plans.sort_by(|a, b| fits(b).cmp(&fits(a)).then(a.step_s.total_cmp(&b.step_s)));
+    let mut rest = plans.as_mut_slice();
+    while let Some(first) = rest.first() {
+        let (is_fitting, tied_s) = (fits(first), first.step_s * (1.0 + TIE));
+        let n_tied = rest.partition_point(|plan| fits(plan) == is_fitting && plan.step_s <= tied_s);
+        let (tied, others) = rest.split_at_mut(n_tied);
+        tied.sort_by_key(|plan| (plan.microbatches, plan.n_ranks, plan.peak_bytes()));
+        rest = others;
+    }
     plans
 }
 
@@ -174,13 +212,25 @@ fn local_plan(
     let cut = partition(task.architecture, shape, n_stages, None).ok()?;
     // Whoever holds a permit computes on that permit's cores.
     let permits = n_ranks.min(task.cores) as f64;
-    let LocalRates { forward_flops_per_s, backward_flops_per_s, update_bytes_per_s } = task.rates;
+    let LocalRates { forward_flops_per_s, backward_flops_per_s, update_bytes_per_s, memory_bytes_per_s } = task.rates;
     let per_permit = forward_flops_per_s / permits;
     let mut stages = stage_costs(task.architecture, &cut, shape, &vec![recompute; n_stages], None, per_permit);
     let slower = forward_flops_per_s / backward_flops_per_s;
-    for stage in &mut stages {
+    for (stage, blocks) in stages.iter_mut().zip(cut.stages()) {
         for seconds in [&mut stage.backward_s, &mut stage.backward_input_s, &mut stage.backward_weight_s] {
             *seconds *= slower;
+        }
+        let moved = WeightBytes::of(task.architecture, blocks, shape);
+        let moving_s = |bytes: u64| bytes as f64 / (memory_bytes_per_s / permits);
+        // A stage that makes its forward in its backward has none.
+        if stage.forward_s > 0.0 {
+            stage.forward_s += moving_s(moved.forward);
+        }
+        stage.backward_input_s += moving_s(moved.input);
+        stage.backward_weight_s += moving_s(moved.weight);
+        stage.backward_s += moving_s(moved.input + moved.weight);
+        if recompute == Recompute::Full {
+            stage.recompute_s += moving_s(moved.forward);
         }
         let weights = stage.resident.iter().filter(|(category, _)| *category == Category::Weights);
         let bytes: u64 = weights.map(|(_, bytes)| bytes * UPDATED_BYTES).sum();

@@ -72,6 +72,7 @@ pub fn task<'a>(args: &Args, machine: &Machine, architecture: &'a Architecture) 
             forward_flops_per_s: device.peak.f32 * efficiency.product,
             backward_flops_per_s: device.peak.f32 * efficiency.backward(),
             update_bytes_per_s: device.memory_bytes_per_s * efficiency.of_update(),
+            memory_bytes_per_s: device.memory_bytes_per_s * efficiency.memory,
         },
         memory_bytes: device.usable_bytes(),
     }
