@@ -222,9 +222,9 @@ impl Run<'_> {
 
     fn play_in_full(&mut self) {
         for found in std::mem::take(&mut self.best) {
-            let prediction = StagePlan::new(self.task, &found.layout).and_then(|plan| plan.predict(Effort::Full));
             // What could be played shorter can be played.
-            let prediction = prediction.unwrap_or(found.prediction);
+            let prediction = StagePlan::new(self.task, &found.layout).and_then(|plan| plan.predict(Effort::Full));
+            let Ok(prediction) = prediction else { continue };
             match prediction.missing_bytes() {
                 missing if missing > 0 => self.misses(&found.layout, missing),
                 _ => {

@@ -15,6 +15,7 @@ pub enum Effort {
     /// All of them, up to 250,000 actions; what is longer by the microbatches that fit and what every further round takes.
     Full,
     /// The same from 12,000 actions on, by at least two rounds of as many microbatches as there are ranks: for comparing.
+    /// Nobody reads where idle time comes from, so that shares of it are left 0.
     Search,
 }
 
@@ -140,17 +141,27 @@ impl StagePlan<'_> {
             Effort::Full => (ACTIONS_MAX, 3, MOST_TRIES),
             Effort::Search => (SEARCHED_ACTIONS_MAX, 2, SEARCHED_TRIES),
         };
-        if m * per_microbatch <= actions_max || m <= (least_rounds + 1) * n_ranks {
+        if m * per_microbatch <= actions_max {
             // What is short is played alike, so that a search compares what a prediction then says.
-            return playing.play(self, m, MOST_TRIES);
+            return playing.play(self, m, effort, MOST_TRIES);
+        }
+        if m <= (least_rounds + 1) * n_ranks {
+            return playing.play(self, m, effort, most_tries);
         }
         // As many as fit, as many more than whole rounds as in the real step.
         let rounds = (actions_max / per_microbatch / n_ranks).max(least_rounds);
         let long = (rounds * n_ranks + m % n_ranks).min(m);
         let short = long - n_ranks;
-        let (short, mut long, left) =
-            (playing.play(self, short, most_tries)?, playing.play(self, long, most_tries)?, (m - long) as f64);
+        let (short, mut long, left) = (
+            playing.play(self, short, effort, most_tries)?,
+            playing.play(self, long, effort, most_tries)?,
+            (m - long) as f64,
+        );
         let per_further = (long.seconds - short.seconds) / n_ranks as f64;
+        if effort == Effort::Search {
+            long.seconds += per_further * left;
+            return Ok(long);
+        }
         let busy = (1.0 - long.bubble) * long.seconds;
         let short_busy = (1.0 - short.bubble) * short.seconds;
         let all_busy = busy + (busy - short_busy) / n_ranks as f64 * left;
@@ -221,7 +232,13 @@ impl StagePlan<'_> {
 
 impl Playing {
     /// Makes the schedule of `microbatches` and simulates it.
-    fn play(&self, plan: &StagePlan, microbatches: usize, most_tries: usize) -> Result<Played, PlanError> {
+    fn play(
+        &self,
+        plan: &StagePlan,
+        microbatches: usize,
+        effort: Effort,
+        most_tries: usize,
+    ) -> Result<Played, PlanError> {
         let route = self.stage_map.route();
         let message = self.costs.links.iter().map(|link| link.latency_s + plan.carry_bytes as f64 / link.bytes_per_s);
         let mut times = pass_times(&route, &self.costs.stages);
@@ -257,7 +274,10 @@ impl Playing {
             Some(timeline) => timeline,
             None => simulate(&chosen.schedule, &self.costs)?,
         };
-        let of_ranks = bubbles(&timeline, &self.costs);
+        let of_ranks = match effort {
+            Effort::Full => bubbles(&timeline, &self.costs),
+            Effort::Search => Vec::new(),
+        };
         let messages_s: f64 = of_ranks.iter().map(|rank| rank.communication_s).sum();
         let seconds = timeline.makespan_s();
         let memory = ranks.clone().map(|rank| fullest(&timeline, Rank(rank))).collect();
