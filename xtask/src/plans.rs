@@ -209,7 +209,7 @@ fn plans(program: &Path, folder: &Path, file: &RunFile) -> anyhow::Result<Vec<Pl
     let asked = ["plan", "--model", text(&config)?, "--batch", &rows, "--sequence", &tokens, "--trainer", "millstream"];
     let call_plan = |more: &[&str]| call(program, &asked.iter().chain(more).copied().collect::<Vec<&str>>());
     call_plan(&["--machine", text(&machine)?, "--calibrate", text(&timeline)?, "--machine-out", text(&fitted)?])?;
-    let json: Value = serde_json::from_str(&call_plan(&["--machine", text(&fitted)?, "--json", "--best", "10000"])?)?;
+    let json: Value = serde_json::from_str(&call_plan(&["--machine", text(&fitted)?, "--json", "--best", "1000"])?)?;
     std::fs::remove_dir_all(&calibrating)?;
     let all = json["plans"].as_array().context("the planner lists plans")?;
     let all = all.iter().map(|plan| Plan::read(plan, &of_file)).collect::<anyhow::Result<Vec<Plan>>>()?;

@@ -36,7 +36,7 @@ pub struct LocalRates {
     pub backward_flops_per_s: f64,
     /// Bytes that updates move.
     pub update_bytes_per_s: f64,
-    /// Bytes through memory, of the machine file: nothing fits it.
+    /// Bytes through memory, as the machine file has it: [`LocalRates::of_step`] keeps it.
     pub memory_bytes_per_s: f64,
 }
 
