@@ -368,8 +368,7 @@ fn options_that_mean_nothing() {
     );
     let plan = ["plan", "--model", "model", "--machine", "here.toml", "--batch", "4", "--sequence", "16"];
     let local = [&plan[..], &["--trainer", "millstream"]].concat();
-    let options: [&[&str]; 8] = [
-        &["--json"],
+    let options: [&[&str]; 7] = [
         &["--svg", "a.svg"],
         &["--recompute", "none"],
         &["--cut", "layers"],

@@ -243,7 +243,6 @@ impl Args {
     /// What only other trainers' plans have.
     fn check_local(&self) -> Result<(), UserFault> {
         let given = [
-            ("--json", self.json),
             ("--svg", self.svg.is_some()),
             ("--recompute", self.recompute.is_some()),
             ("--cut", self.cut.is_some()),
