@@ -130,8 +130,9 @@ fn measure(python: &str, shape: &Shape, clock: Clock) -> [Measured; 2] {
         Program::start(Command::new(python).args(["-c", PEER]).args(peers).arg(clock.name())),
     ];
     let ask = |programs: &mut [Program; 2], what: &str| programs.each_mut().map(|program| program.ask(what));
-    let before = ask(&mut programs, "product");
+    // First of all, since a program's first product would be timed while the other one still starts.
     ask(&mut programs, "step");
+    let before = ask(&mut programs, "product");
     let mut steps_s = [Vec::new(), Vec::new()];
     for _ in 1..shape.steps {
         for (program, steps_s) in programs.iter_mut().zip(&mut steps_s) {
