@@ -7,7 +7,8 @@
 //! methods of Python's types, `raise_exception`, `strftime_now`, `tojson` as `json.dumps`, `{% generation %}` blocks.
 //! Tools and documents are not given.
 //!
-//! A template is a program of whoever wrote the model: what it may take of time and memory is bounded.
+//! A template is a program of whoever wrote the model: what a rendering may take of time and memory is bounded. A
+//! namespace that it puts into itself (`ns.x = ns`) is never freed.
 
 mod python;
 
