@@ -12,6 +12,7 @@
 
 mod python;
 
+use crate::tokenizer_config::{TOKENIZER_CONFIG, read, spelled, tokenizer_config};
 use crate::{CorpusError, Result};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Value;
@@ -82,20 +83,16 @@ impl ChatTemplate {
     /// # Errors
     /// A file that cannot be read, JSON that is none, and as [`ChatTemplate::new`].
     pub fn from_folder(folder: &Path) -> Result<Option<ChatTemplate>> {
-        let config_path = folder.join("tokenizer_config.json");
-        let config = match read(&config_path)? {
-            Some(text) => serde_json::from_str(&text).map_err(|error| CorpusError::TokenizerConfig {
-                place: config_path.display().to_string(),
-                problem: error.to_string(),
-            })?,
-            None => serde_json::Value::Null,
-        };
+        let config = tokenizer_config(folder)?;
         let special_tokens = special_tokens(&config);
         let template_path = folder.join(TEMPLATE_FILE);
-        if let Some(source) = read(&template_path)? {
+        if let Some(bytes) = read(&template_path)? {
+            let no_text = |error| io::Error::new(io::ErrorKind::InvalidData, error);
+            let failed = |error| CorpusError::Read { path: template_path.clone(), source: no_text(error) };
+            let source = String::from_utf8(bytes).map_err(failed)?;
             return ChatTemplate::new(&source, special_tokens, &template_path.display().to_string()).map(Some);
         }
-        let place = format!("{}, `chat_template`", config_path.display());
+        let place = format!("{}, `chat_template`", folder.join(TOKENIZER_CONFIG).display());
         let source = match &config["chat_template"] {
             serde_json::Value::Null => return Ok(None),
             serde_json::Value::Array(named) => {
@@ -305,8 +302,7 @@ fn without_generation_blocks(source: &str) -> String {
 /// Every string of a `tokenizer_config.json` whose key ends in `_token`; some write an object with `content` instead.
 fn special_tokens(config: &serde_json::Value) -> BTreeMap<String, String> {
     let fields = config.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"));
-    let text = |token: &serde_json::Value| token.as_str().or(token["content"].as_str()).map(str::to_owned);
-    fields.filter_map(|(name, token)| Some((name.clone(), text(token)?))).collect()
+    fields.filter_map(|(name, token)| Some((name.clone(), spelled(token)?))).collect()
 }
 
 /// The present date and time, local, as C's `strftime` writes it.
@@ -315,12 +311,4 @@ fn strftime_now(state: &State, format: &str) -> std::result::Result<String, Erro
     state.consume_fuel(format.len() as u64)?;
     let failed = |error: jiff::Error| Error::new(ErrorKind::InvalidOperation, format!("strftime_now: {error}"));
     jiff::fmt::strtime::format(format, &jiff::ZonedDateTime::now()).map_err(failed)
-}
-
-fn read(path: &Path) -> Result<Option<String>> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(Some(text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(CorpusError::Read { path: path.to_owned(), source }),
-    }
 }

@@ -33,8 +33,10 @@ mod stream;
 mod text;
 mod token_files;
 mod tokenizer;
+mod tokenizer_config;
 mod tokens;
 mod upstream;
+mod varint;
 mod yardstick;
 
 pub use batch::Batch;

@@ -4,6 +4,7 @@
 //! character map, white space, the space put in front), byte fallback, special tokens. BPE models become merges in the
 //! order of their scores. Unigram and BPE are what the `tokenizers` library has; other kinds are refused.
 
+use crate::varint::varint;
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -392,16 +393,10 @@ impl<'a> Fields<'a> {
     }
 
     fn varint(&mut self) -> Option<u64> {
-        let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = *self.0.first()?;
-            self.0 = &self.0[1..];
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Some(value);
-            }
-        }
-        None
+        let mut at = 0;
+        let value = varint(self.0, &mut at)?;
+        self.0 = &self.0[at..];
+        Some(value)
     }
 
     fn take(&mut self, count: usize) -> Option<&'a [u8]> {

@@ -1,9 +1,10 @@
 //! The tokenizer: byte-level BPE trained here, any `tokenizer.json`, or a SentencePiece model.
 
 use crate::sentencepiece::{self, BeginOfText};
+use crate::tokenizer_config::{read, spelled, tokenizer_config};
 use crate::upstream::{caught, check};
 use crate::{CorpusError, Document, DocumentEncoder, Result, TextStream};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 use tokenizers::AddedToken;
 use tokenizers::ModelWrapper;
@@ -84,22 +85,10 @@ impl Tokenizer {
     /// # Errors
     /// A missing or unreadable file, one that is no tokenizer, or no known end of text.
     pub fn from_file(path: &Path) -> Result<Tokenizer> {
-        let read = |path: &Path| match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(bytes)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(CorpusError::Read { path: path.to_owned(), source }),
-        };
         let bytes = read(path)?.ok_or_else(|| CorpusError::Missing { path: path.to_owned() })?;
-        let config_path = path.with_file_name("tokenizer_config.json");
-        let config: Value = match read(&config_path)? {
-            None => Value::Null,
-            Some(config) => serde_json::from_slice(&config).map_err(|error| CorpusError::TokenizerConfig {
-                place: config_path.display().to_string(),
-                problem: error.to_string(),
-            })?,
-        };
+        let config = tokenizer_config(path.parent().unwrap_or(Path::new("")))?;
         let place = path.display().to_string();
-        let named = end_of_text_named(&config);
+        let named = spelled(&config["eos_token"]);
         if path.extension().is_some_and(|extension| extension == "model") {
             let begin = match config["add_bos_token"].as_bool() {
                 Some(false) => BeginOfText::LeftOut,
@@ -278,11 +267,6 @@ impl Tokenizer {
 }
 
 /// `eos_token` of a `tokenizer_config.json`: a string, or an object with `content`.
-fn end_of_text_named(config: &Value) -> Option<String> {
-    let token = &config["eos_token"];
-    token.as_str().or(token["content"].as_str()).map(str::to_owned)
-}
-
 fn is_byte_level(decoder: &DecoderWrapper) -> bool {
     match decoder {
         DecoderWrapper::ByteLevel(_) => true,

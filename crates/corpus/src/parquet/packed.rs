@@ -1,5 +1,7 @@
 //! Integers as Parquet packs them, decoded one at a time: a run of a billion equal numbers takes no memory.
 
+use crate::varint::varint;
+
 /// The run-length and bit-packing hybrid, of a fixed bit width; ends where the bytes do.
 #[derive(Clone, Debug)]
 pub(super) struct Hybrid {
@@ -146,20 +148,6 @@ impl Deltas {
         self.at = self.at.checked_add(n_bytes)?;
         Some(())
     }
-}
-
-/// An unsigned LEB128 number at `at`, which moves behind it.
-fn varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 fn zigzag(value: u64) -> i64 {
