@@ -6,7 +6,7 @@ use crate::{CheckpointError, Folder};
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// Files that are carried along as they are, where a folder has them; `tokenizer.json` apart, which is read.
-pub(crate) const COMPANIONS: [&str; 10] = [
+const COMPANIONS: [&str; 10] = [
     GENERATION_CONFIG,
     TOKENIZER_CONFIG,
     "tokenizer.model",

@@ -1,6 +1,5 @@
 //! A model folder written anew: with another number format, in other files, with a head of its own or without.
 
-use crate::companion::COMPANIONS;
 use crate::export::{pretty, shards, tensors, whole_folder, write_shards};
 use crate::folder::{CONFIG, TOKENIZER, same};
 use crate::folder_writer::{FolderWriter, Sink};
@@ -72,7 +71,7 @@ pub fn convert(
     let mut n_rounded = 0;
     whole_folder(path, |writer| {
         writer.write(CONFIG, &config(folder, dtype, conversion.head)?)?;
-        copy_files(folder.path(), writer)?;
+        copy_files(folder, writer)?;
         write_shards(writer, &shards, dtype, |writer, name, shard| {
             writer.stream_tensors(name, &tensors(shard), dtype, |n, write| {
                 let weight = &shard[n];
@@ -134,21 +133,20 @@ fn config(folder: &Folder, dtype: Dtype, head: Option<Head>) -> Result<Vec<u8>, 
     let path = folder.path().join(CONFIG);
     let text = std::fs::read(&path).map_err(CheckpointError::io("read", &path))?;
     let mut fields: Map<String, Value> = serde_json::from_slice(&text).map_err(CheckpointError::json(&path))?;
-    fields.insert("dtype".into(), dtype.config_name().into());
-    // The name of the field before transformers 4.56.
-    fields.insert("torch_dtype".into(), dtype.config_name().into());
+    dtype.write_to(&mut fields);
     if let Some(head) = head {
         fields.insert("tie_word_embeddings".into(), (head == Head::Tied).into());
     }
     Ok(pretty(&Value::Object(fields)))
 }
 
-fn copy_files(folder: &Path, writer: &mut FolderWriter) -> Result<(), CheckpointError> {
-    for name in COMPANIONS.into_iter().chain([TOKENIZER]) {
-        let path = folder.join(name);
-        if path.is_file() {
-            writer.write(name, &std::fs::read(&path).map_err(CheckpointError::io("read", &path))?)?;
-        }
+fn copy_files(folder: &Folder, writer: &mut FolderWriter) -> Result<(), CheckpointError> {
+    for companion in folder.companions()? {
+        writer.write(companion.name, &companion.content)?;
+    }
+    let path = folder.path().join(TOKENIZER);
+    if path.is_file() {
+        writer.write(TOKENIZER, &std::fs::read(&path).map_err(CheckpointError::io("read", &path))?)?;
     }
     Ok(())
 }

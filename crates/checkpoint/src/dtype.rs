@@ -1,6 +1,8 @@
 //! Number formats of weight files.
 
 use half::{bf16, f16};
+use packed::Format;
+use serde_json::{Map, Value};
 
 /// How numbers are stored in a weight file. In memory they are always `f32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,6 +30,14 @@ impl Dtype {
             Dtype::F32 => "float32",
             Dtype::F16 => "float16",
             Dtype::Bf16 => "bfloat16",
+        }
+    }
+
+    /// Names it in a `config.json`.
+    pub(crate) fn write_to(self, config: &mut Map<String, Value>) {
+        // The second is the field's name before transformers 4.56.
+        for field in ["dtype", "torch_dtype"] {
+            config.insert(field.into(), self.config_name().into());
         }
     }
 
@@ -68,6 +78,16 @@ impl Dtype {
             Dtype::F32 => bytes.as_chunks().0.iter().map(|&four| f32::from_le_bytes(four)).collect(),
             Dtype::F16 => bytes.as_chunks().0.iter().map(|&two| f16::from_le_bytes(two).to_f32()).collect(),
             Dtype::Bf16 => bytes.as_chunks().0.iter().map(|&two| bf16::from_le_bytes(two).to_f32()).collect(),
+        }
+    }
+}
+
+impl From<Dtype> for Format {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            Dtype::Bf16 => Format::Bf16,
         }
     }
 }

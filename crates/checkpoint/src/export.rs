@@ -157,9 +157,7 @@ pub(crate) fn shards(architecture: &Architecture, dtype: Dtype, shard_bytes: Opt
 fn config(export: &Export) -> Vec<u8> {
     let text = architecture::to_config_json(export.architecture);
     let mut config: Map<String, Value> = serde_json::from_str(&text).expect("invariant: a configuration is JSON");
-    config.insert("dtype".into(), export.dtype.config_name().into());
-    // The name of the field before transformers 4.56.
-    config.insert("torch_dtype".into(), export.dtype.config_name().into());
+    export.dtype.write_to(&mut config);
     pretty(&Value::Object(config))
 }
 

@@ -7,7 +7,7 @@ mod vocabulary;
 use crate::export::temporary_folder;
 use crate::folder::TOKENIZER;
 use crate::folder_writer::sync_folder;
-use crate::{CheckpointError, Dtype, Folder};
+use crate::{CheckpointError, Folder};
 use architecture::{Architecture, Block, Family, Rope, RopeScaling, Weight};
 use file::{Header, Tensor, Value};
 use packed::{Format, Matrix};
@@ -45,11 +45,7 @@ pub fn write_gguf(
 ) -> Result<GgufWritten, CheckpointError> {
     let format = match format {
         Some(format) => format,
-        None => match folder.common_dtype()? {
-            Dtype::F32 => Format::F32,
-            Dtype::F16 => Format::F16,
-            Dtype::Bf16 => Format::Bf16,
-        },
+        None => folder.common_dtype()?.into(),
     };
     let architecture = folder.architecture();
     let mut header = Header::default();

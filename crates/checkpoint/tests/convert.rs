@@ -4,7 +4,7 @@
 mod common;
 
 use checkpoint::{Conversion, Converted, Dtype, Export, Head, Part, convert, read_folder, write_folder};
-use common::{HeadMatrix, TOKENIZER, any_bits, bits, edit_json, files, integers, message, model, names};
+use common::{HeadMatrix, any_bits, bits, edit_json, export, files, message, model, names};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -20,17 +20,6 @@ fn converted(from: &Path, path: &Path, conversion: Conversion) -> Converted {
     let weights = read_folder(path).unwrap().architecture().all_weights();
     assert_eq!(seen, weights.iter().map(|weight| weight.name.clone()).collect::<Vec<String>>());
     written.unwrap()
-}
-
-fn export(path: &Path, head: HeadMatrix, dtype: Dtype, shard_bytes: Option<u64>) {
-    let export = Export {
-        architecture: &model(head),
-        tokenizer: Some(TOKENIZER.as_bytes()),
-        companions: &[],
-        dtype,
-        shard_bytes,
-    };
-    write_folder(path, &export, integers).unwrap();
 }
 
 /// Every format holds the values: whatever lies between, the folder comes back to the byte.

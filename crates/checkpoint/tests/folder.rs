@@ -5,22 +5,11 @@ mod common;
 
 use architecture::Weight;
 use checkpoint::{CheckpointError, Dtype, Export, read_folder, replace_folder, write_folder};
-use common::{HeadMatrix, TOKENIZER, bits, edit_json, files, integers, message, model, names};
+use common::{HeadMatrix, TOKENIZER, bits, edit_json, export, files, integers, message, model, names};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-
-fn export(path: &Path, head: HeadMatrix, dtype: Dtype, shard_bytes: Option<u64>) {
-    let export = Export {
-        architecture: &model(head),
-        tokenizer: Some(TOKENIZER.as_bytes()),
-        companions: &[],
-        dtype,
-        shard_bytes,
-    };
-    write_folder(path, &export, integers).unwrap();
-}
 
 #[test]
 fn what_is_written_is_read() {

@@ -55,6 +55,25 @@ fn models_that_llama_cpp_would_misread_are_refused() {
     refuse("tokenizer.json", r#""id": 0"#, r#""id": 900"#, "a tokenizer with ids that the model's 263 do not hold");
 }
 
+/// A template among several in `tokenizer_config.json` is the one that a conversation here takes.
+#[test]
+fn the_default_template_of_a_list() {
+    let place = tempfile::tempdir().unwrap();
+    // The file's model has the folder's name.
+    let folder = place.path().join("gguf");
+    std::fs::create_dir(&folder).unwrap();
+    for name in ["config.json", "model.safetensors", "tokenizer.json"] {
+        std::fs::copy(fixture().join(name), folder.join(name)).unwrap();
+    }
+    let template = std::fs::read_to_string(fixture().join("chat_template.jinja")).unwrap();
+    let named = |name: &str, template: &str| serde_json::json!({ "name": name, "template": template });
+    let config = serde_json::json!({ "chat_template": [named("tool_use", "none"), named("default", &template)] });
+    std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).unwrap();
+    let path = place.path().join("out.gguf");
+    write_gguf(&read_folder(&folder).unwrap(), &path, Some(Format::Q8), |_| ()).unwrap();
+    assert!(std::fs::read(path).unwrap() == std::fs::read(fixture().join("Q8_0.gguf")).unwrap());
+}
+
 #[test]
 fn other_families_are_refused_by_name() {
     let place = tempfile::tempdir().unwrap();

@@ -129,5 +129,12 @@ fn chat_template(folder: &Folder) -> Result<Option<String>, CheckpointError> {
     }
     let text = std::fs::read(&path).map_err(CheckpointError::io("read", &path))?;
     let config: Json = serde_json::from_slice(&text).map_err(CheckpointError::json(&path))?;
-    Ok(config["chat_template"].as_str().map(str::to_owned))
+    // A list has templates for several uses by name.
+    let template = match &config["chat_template"] {
+        Json::Array(named) => {
+            named.iter().find(|one| one["name"] == "default").map_or(&Json::Null, |one| &one["template"])
+        }
+        template => template,
+    };
+    Ok(template.as_str().map(str::to_owned))
 }

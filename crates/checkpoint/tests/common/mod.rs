@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 use architecture::{Architecture, Family, Positions, Rope, RopeScaling, Weight};
-use checkpoint::{CheckpointError, Part};
+use checkpoint::{CheckpointError, Dtype, Export, Part, write_folder};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde_json::Value;
@@ -109,4 +109,16 @@ pub fn message<T>(result: Result<T, CheckpointError>) -> String {
         Ok(_) => panic!("loads although it should not"),
         Err(error) => error.to_string(),
     }
+}
+
+/// Writes a folder of [`model`] with the tokenizer, whole numbers as weights.
+pub fn export(path: &Path, head: HeadMatrix, dtype: Dtype, shard_bytes: Option<u64>) {
+    let export = Export {
+        architecture: &model(head),
+        tokenizer: Some(TOKENIZER.as_bytes()),
+        companions: &[],
+        dtype,
+        shard_bytes,
+    };
+    write_folder(path, &export, integers).unwrap();
 }
