@@ -57,7 +57,7 @@ pub struct Args {
     #[command(flatten)]
     #[serde(skip)]
     on: On,
-    /// What training computes in: f32, or bf16 with weights of f32. Generation is f32.
+    /// What training computes in: f32, or bf16 with weights of f32. Generation does not follow it.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = In::F32)]
     precision: In,
     /// Answer as JSON.
@@ -112,14 +112,17 @@ struct Figures {
 pub fn run(args: Args) -> anyhow::Result<Outcome> {
     let architecture = args.architecture()?;
     let machine = Machine::here();
+    // Kernels and packed weights are made for cores.
+    let on_cores = args.on.device == DeviceName::Cpu;
+    if !on_cores && args.only == Some(Part::Generation) {
+        return Err(UserFault::new("--only generation is measured on cores only").hint("leave out --device").into());
+    }
     check_memory(&architecture, &args, machine.memory_bytes)?;
     let threads = args.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, Into::into));
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().context("threads cannot be started")?;
     let device = args.on.open()?;
     let peak = || peak::measure(&device, args.precision.precision());
     let before = pool.install(peak);
-    // Kernels and packed weights are made for cores.
-    let on_cores = args.on.device == DeviceName::Cpu;
     let wants = |part: Part| args.only.is_none_or(|only| only == part);
     let training = || training::measure(&architecture, &args, &device, threads);
     let training = wants(Part::Training).then(training).transpose()?;
@@ -147,16 +150,21 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Refuses what the machine's memory cannot hold, by a count that is too low: weights, gradients and two moments, and what
-/// one step's forward keeps.
+/// Refuses what the machine's memory cannot hold, by a count that is too low: weights, and for training gradients, two
+/// moments, and what one step's forward keeps.
 fn check_memory(architecture: &Architecture, args: &Args, memory_bytes: u64) -> Result<(), UserFault> {
     let of_row =
         architecture.blocks().into_iter().map(|block| architecture.cost(block, 1, args.seq).activation_elements);
     let kept: f64 = of_row.map(|elements| elements as f64).sum();
-    let bytes = 4.0 * (4.0 * architecture.n_parameters() as f64 + args.batch as f64 * kept);
+    let weights = architecture.n_parameters() as f64;
+    let (what, elements) = match args.only {
+        Some(Part::Generation) => ("this model", weights),
+        _ => ("a training step of this model", 4.0 * weights + args.batch as f64 * kept),
+    };
+    let bytes = 4.0 * elements;
     if memory_bytes > 0 && bytes > memory_bytes as f64 {
         let [needs, has] = [bytes as u64, memory_bytes].map(units::bytes);
-        let message = format!("a training step of this model takes more than {needs}, and the machine has {has}");
+        let message = format!("{what} takes more than {needs}, and the machine has {has}");
         return Err(UserFault::new(message).hint("lower --batch, --seq, --layers, --d, --ff or --vocab"));
     }
     Ok(())

@@ -109,11 +109,11 @@ pub fn measure(architecture: &Architecture, args: &Args, device: &Device, thread
     // The first touches fresh memory.
     steps_s.remove(0);
     timelines.remove(0);
-    let step_s = median(&steps_s);
-    let from_middle = |i: &usize| (steps_s[*i] - step_s).abs();
-    let middle = (0..steps_s.len()).min_by(|a, b| from_middle(a).total_cmp(&from_middle(b)));
-    let middle = middle.expect("invariant: a step was counted");
-    let passes = Passes::of(&timelines[middle], steps_s[middle]);
+    let mut order: Vec<usize> = (0..steps_s.len()).collect();
+    order.sort_by(|&a, &b| steps_s[a].total_cmp(&steps_s[b]));
+    let middle = order[order.len() / 2];
+    let step_s = steps_s[middle];
+    let passes = Passes::of(&timelines[middle], step_s);
     let tokens_per_s = total_weight / step_s;
     let flops_per_token = architecture.training_flops_per_token(args.seq);
     let gflops = 1e-9 * flops_per_token * tokens_per_s;
@@ -146,13 +146,6 @@ fn update(number: u64) -> Update {
         gradient_scale: 1.0,
     };
     Update { clip_norm: Some(1.0), ..Update::new(adamw) }
-}
-
-/// The middle value, of an even number the mean of both.
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    (sorted[(sorted.len() - 1) / 2] + sorted[sorted.len() / 2]) / 2.0
 }
 
 impl Training {
