@@ -89,6 +89,7 @@ fn plans_are_trained() {
     for line in ["stages = 3", "schedule = \"zb-h1\"", "rows = 4", "sequence_length = 16"] {
         assert!(resolved.contains(line), "{line}: {resolved}");
     }
+    interleaved_plan_is_trained(&place);
     let divided = place.read_text("plan.toml").replace("data = 1", "data = 4").replace("tensor = 1", "tensor = 8");
     place.write("divided.toml", divided);
     let output = place.run(&["train", "tiny.toml", "--plan", "divided.toml", "--out", "other"]);
@@ -96,6 +97,32 @@ fn plans_are_trained() {
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     for axis in ["the data axis (4)", "the tensor axis (8)"] {
         assert!(stderr.contains(axis), "{stderr}");
+    }
+}
+
+/// A plan for Megatron of two ranks alone, with more stages on a rank than a run file has by itself, and recomputation.
+fn interleaved_plan_is_trained(place: &Place) {
+    let config = json!({"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 10,
+        "num_attention_heads": 16, "intermediate_size": 16384, "vocab_size": 281});
+    place.write("wide.json", config.to_string());
+    let fixed = ["--pipeline", "2", "--schedule", "interleaved", "--recompute", "layers", "--microbatch", "1"];
+    let asked = ["plan", "--model", "wide.json", "--machine", "a100:1x2", "--batch", "4", "--sequence", "16"];
+    place.succeed(&[&asked[..], &fixed, &["--out", "interleaved.toml"]].concat());
+    let set = "model.num_hidden_layers=10";
+    place.succeed(&["train", "tiny.toml", "--set", set, "--plan", "interleaved.toml", "--out", "interleaved"]);
+    let resolved = place.read_text("interleaved/run.toml");
+    for line in [
+        "stages = 6",
+        "ranks = \"by schedule\"",
+        "stages_per_rank = 3",
+        "cut = [3, 4, 4, 4, 4, 3]",
+        "schedule = \"interleaved\"",
+        "backward = \"fused\"",
+        "recompute = \"full\"",
+        "microbatches = 4",
+        "sequence_length = 16",
+    ] {
+        assert!(resolved.contains(line), "{line}: {resolved}");
     }
 }
 

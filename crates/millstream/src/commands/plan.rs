@@ -215,7 +215,11 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         write_whole(path, simulate::svg(&best.prediction.timeline, &best.layout.spec.to_string())).map_err(users)?;
     }
     if let (Some(path), Some(best)) = (&args.out, found.best.first()) {
-        write_whole(path, local::plan_file_of(&best.layout, &best.prediction, &args)).map_err(users)?;
+        let (layout, prediction) = (&best.layout, &best.prediction);
+        let recompute = local::recompute_of(layout.recompute)?;
+        let microbatches = prediction.microbatches;
+        let text = local::plan_file(layout.degrees, &prediction.sizes, layout.spec, microbatches, recompute, &args);
+        write_whole(path, &text).map_err(users)?;
     }
     if let (Some(emit), Some(best)) = (args.emit, found.best.first()) {
         let text = match emit {

@@ -5,8 +5,8 @@ use crate::commands::table;
 use crate::fault::{UserFault, users};
 use crate::units;
 use architecture::Architecture;
-use plan::{LocalPlan, LocalRates, LocalTask, Machine, Prediction, Recompute, local_plans};
-use schedule::{Backward, Kind, Placement};
+use plan::{Checkpointing, Degrees, LocalPlan, LocalRates, LocalTask, Machine, Recompute, local_plans};
+use schedule::{Backward, Kind, Placement, Spec};
 use std::path::Path;
 
 /// Tokens of a row, and of a step: more than a machine computes in a day, and few enough to count operations in 64 bits.
@@ -46,7 +46,8 @@ pub fn answer(args: &Args, machine: &Machine, model: &Path) -> Result<(String, S
     }
     let shown = &plans[..plans.len().min(args.best)];
     let answer = if args.json { json(shown, args)? } else { page(shown, args) };
-    Ok((answer, plan_file(best, args)))
+    let degrees = Degrees { pipeline: best.n_ranks, ..Degrees::ONE };
+    Ok((answer, plan_file(degrees, &best.sizes, best.spec, best.microbatches, best.recompute, args)))
 }
 
 /// Whether it is one that `train` runs on.
@@ -134,48 +135,53 @@ fn recompute(plan: &LocalPlan) -> &'static str {
     }
 }
 
-/// What `train --plan` lays over its run file.
-fn plan_file(plan: &LocalPlan, args: &Args) -> String {
-    let backward = backward(plan.spec.backward);
-    let per_rank = plan.sizes.len() / plan.n_ranks;
-    let looped = match plan.spec.kind.placement() {
-        Placement::Looped => format!("stages_per_rank = {per_rank}\n"),
+/// What `train --plan` lays over its run file, which refuses axes beside the pipeline's by their names. `sizes` are half-layer
+/// blocks of every stage, `spec` and `recompute` those of all stages.
+pub fn plan_file(
+    degrees: Degrees,
+    sizes: &[usize],
+    spec: Spec,
+    microbatches: usize,
+    recompute: Recompute,
+    args: &Args,
+) -> String {
+    let looped = match spec.kind.placement() {
+        Placement::Looped => format!("stages_per_rank = {}\n", sizes.len() / degrees.pipeline),
         _ => String::new(),
     };
+    let (recompute, note) = match recompute {
+        Recompute::None => ("none", ""),
+        Recompute::Full => ("full", FULL_NOTE),
+    };
+    let Degrees { pipeline, data, context, expert, tensor } = degrees;
     format!(
         "# Written by `millstream plan`; `millstream train RUN.toml --plan THIS` lays it over the run file.\n\n\
-         [plan]\npipeline = {}\n{}\n[data]\nsequence_length = {}\n\n[batch]\nrows = {}\nmicrobatches = {}\n\n[pipeline]\n\
-         stages = {}\n{looped}cut = {:?}\nranks = \"by schedule\"\nschedule = \"{}\"\nbackward = \"{backward}\"\nrecompute = \"{}\"\n",
-        plan.n_ranks,
-        axes([1; 4]),
+         [plan]\npipeline = {pipeline}\ndata = {data}\ncontext = {context}\nexpert = {expert}\ntensor = {tensor}\n\n\
+         [data]\nsequence_length = {}\n\n[batch]\nrows = {}\nmicrobatches = {microbatches}\n\n[pipeline]\n\
+         stages = {}\n{looped}cut = {sizes:?}\nranks = \"by schedule\"\nschedule = \"{}\"\nbackward = \"{}\"\n\
+         {note}recompute = \"{recompute}\"\n",
         args.sequence,
         args.batch,
-        plan.microbatches,
-        plan.sizes.len(),
-        plan.sizes,
-        plan.spec.kind.id(),
-        recompute(plan),
+        sizes.len(),
+        spec.kind.id(),
+        backward(spec.backward),
     )
 }
 
-/// A plan for another trainer, with all its axes, which `train` refuses by name.
-pub fn plan_file_of(layout: &plan::Layout, prediction: &Prediction, args: &Args) -> String {
-    let degrees = layout.degrees;
-    format!(
-        "# Written by `millstream plan`.\n\n[plan]\npipeline = {}\n{}\n[data]\nsequence_length = {}\n\n[batch]\nrows = {}\n\
-         microbatches = {}\n\n[pipeline]\nstages = {}\ncut = {:?}\nschedule = \"{}\"\n",
-        degrees.pipeline,
-        axes([degrees.data, degrees.context, degrees.expert, degrees.tensor]),
-        args.sequence,
-        args.batch,
-        prediction.microbatches,
-        prediction.sizes.len(),
-        prediction.sizes,
-        layout.spec.kind.id(),
-    )
-}
+/// Stands above `recompute = "full"`.
+const FULL_NOTE: &str = "# `train` keeps the input of a stage and makes its forward again as a whole; plans for other \
+                         trainers keep the\n# input of every layer: as many operations, other bytes.\n";
 
-fn axes(degrees: [usize; 4]) -> String {
-    let names = ["data", "context", "expert", "tensor"];
-    names.iter().zip(degrees).map(|(name, degree)| format!("{name} = {degree}\n")).collect()
+/// What `train` does for what another trainer computes again: as many operations from `Layers` as from its own `Full`. What is
+/// kept differs: `Layers` keeps every layer's input and one layer is widest in backward, `Full` keeps the stage's input alone
+/// and in backward the whole stage.
+pub fn recompute_of(checkpointing: Checkpointing) -> Result<Recompute, UserFault> {
+    match checkpointing {
+        Checkpointing::None => Ok(Recompute::None),
+        Checkpointing::Layers => Ok(Recompute::Full),
+        Checkpointing::Scores => {
+            Err(UserFault::new("the best plan computes attention's scores again, which `train` cannot do alone")
+                .hint("plan with --recompute none or layers, or leave --out out"))
+        }
+    }
 }
