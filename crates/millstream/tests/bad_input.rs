@@ -368,7 +368,7 @@ fn options_that_mean_nothing() {
     );
     let plan = ["plan", "--model", "model", "--machine", "here.toml", "--batch", "4", "--sequence", "16"];
     let local = [&plan[..], &["--trainer", "millstream"]].concat();
-    let options: [&[&str]; 7] = [
+    let options: [&[&str]; 9] = [
         &["--svg", "a.svg"],
         &["--recompute", "none"],
         &["--cut", "layers"],
@@ -376,11 +376,33 @@ fn options_that_mean_nothing() {
         &["--context", "1"],
         &["--expert", "1"],
         &["--tensor", "1"],
+        &["--precision", "fp8"],
+        &["--predictor", "simulator"],
     ];
     for option in options {
         let wanted = format!("--trainer millstream does not take {}", option[0]);
         refused(&place, &[&local, option].concat(), &[&wanted]);
     }
+    let fit = [&local[..], &["--calibrate", "run/timeline.json"]].concat();
+    let options: [&[&str]; 5] = [
+        &["--schedule", "gpipe"],
+        &["--pipeline", "1"],
+        &["--predictor", "amp"],
+        &["--recompute", "none"],
+        &["--data", "1"],
+    ];
+    for option in options {
+        refused(&place, &[&fit, option].concat(), &["cannot be used with", option[0]]);
+    }
+    let wanted = "--trainer millstream does not take --microbatch with --calibrate";
+    refused(&place, &[&fit[..], &["--microbatch", "2"]].concat(), &[wanted]);
+    let run_file = place.read_text("run/run.toml");
+    for again in ["\"full\"", "[\"none\", \"full\"]"] {
+        place.write("run/run.toml", run_file.replace("recompute = \"none\"", &format!("recompute = {again}")));
+        refused(&place, &fit, &["run/timeline.json: its run computes forwards again", "pipeline.recompute = \"none\""]);
+    }
+    place.write("run/run.toml", run_file);
+    place.succeed(&fit);
     // What is printed for another trainer does not keep files from being written.
     let for_another = [&plan[..], &["--trainer", "millstream", "--emit", "megatron"]].concat();
     refused(&place, &for_another, &["--emit megatron needs a plan for it, not --trainer millstream"]);

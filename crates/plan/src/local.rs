@@ -70,10 +70,10 @@ impl WeightBytes {
 }
 
 impl LocalRates {
-    /// Fitted to a step of the task as it was played by `n_ranks` of its ranks: operations of its passes over the seconds
+    /// Fitted to a step of a run without recomputation, of the task as it was played by `n_ranks` of its ranks: operations of its passes over the seconds
     /// they took beyond moving weights, bytes of its updates over theirs. Classes without a span, or without more time than
     /// weights take, keep the rates of the task.
-    pub fn of_step(task: &LocalTask, recompute: Recompute, timeline: &Timeline) -> Self {
+    pub fn of_step(task: &LocalTask, timeline: &Timeline) -> Self {
         let permits = timeline.n_ranks.min(task.cores) as f64;
         let microbatches = timeline.spans.iter().filter_map(|span| match span.action {
             Action::Visit { key, .. } => Some(key.microbatch.0 + 1),
@@ -100,11 +100,7 @@ impl LocalRates {
         let moved = WeightBytes::of(task.architecture, &blocks, shape);
         let moving_s = |bytes: u64| (bytes * m as u64) as f64 / task.rates.memory_bytes_per_s;
         let forward_flops_per_s = or(forward / (forward_s - moving_s(moved.forward)), task.rates.forward_flops_per_s);
-        let recompute_s = match recompute {
-            Recompute::None => 0.0,
-            Recompute::Full => forward / forward_flops_per_s + moving_s(moved.forward),
-        };
-        let beside_s = recompute_s + moving_s(moved.input + moved.weight);
+        let beside_s = moving_s(moved.input + moved.weight);
         if beside_s >= backward_s {
             backward = 0.0;
         }

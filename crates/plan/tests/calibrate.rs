@@ -205,7 +205,7 @@ fn small_microbatches_cost() {
             }
             let start =
                 LocalTask { rates: LocalRates { memory_bytes_per_s: rates.memory_bytes_per_s, ..SLOW }, ..task };
-            let fitted = LocalRates::of_step(&start, recompute, &plan.timeline);
+            let fitted = LocalRates::of_step(&start, &plan.timeline);
             for (found, wanted) in [
                 (fitted.forward_flops_per_s, rates.forward_flops_per_s),
                 (fitted.backward_flops_per_s, rates.backward_flops_per_s),
@@ -247,7 +247,7 @@ fn other_runs_follow() {
         };
         let timeline = timeline(run);
         if i == 0 {
-            fitted = LocalRates::of_step(&task(given), Recompute::None, &timeline);
+            fitted = LocalRates::of_step(&task(given), &timeline);
             println!("{fitted:?}");
         }
         let kind = Kind::ALL.into_iter().find(|kind| run["schedule"] == kind.id()).expect("a schedule");

@@ -83,14 +83,17 @@ pub struct Args {
     out: Option<PathBuf>,
     /// Fit the machine to a traced step of this model and batch instead of planning: a PyTorch profiler's trace (.json or
     /// .json.gz) of one device, or with --trainer millstream a run's timeline.json.
-    #[arg(long, value_name = "TRACE", conflicts_with_all = ["json", "emit", "out", "svg"])]
+    #[arg(long, value_name = "TRACE", conflicts_with_all = [
+        "json", "emit", "out", "svg", "schedule", "pipeline", "data", "context", "expert", "tensor", "recompute", "predictor",
+        "best",
+    ])]
     calibrate: Option<PathBuf>,
     /// Write the fitted machine file here.
     #[arg(long, value_name = "OUT.toml", requires = "calibrate")]
     machine_out: Option<PathBuf>,
-    /// Whose step times plans are compared by: the simulator's, or a formula for 1F1B on equal stages.
-    #[arg(long, value_enum, default_value_t = PredictorName::Simulator)]
-    predictor: PredictorName,
+    /// Whose step times plans are compared by: the simulator's, or a formula for 1F1B on equal stages; without it, simulator.
+    #[arg(long, value_enum)]
+    predictor: Option<PredictorName>,
     /// The number format of products, instead of the trainer's.
     #[arg(long, value_enum)]
     precision: Option<PrecisionName>,
@@ -254,12 +257,15 @@ impl Args {
             ("--context", self.context.is_some()),
             ("--expert", self.expert.is_some()),
             ("--tensor", self.tensor.is_some()),
+            ("--precision", self.precision.is_some()),
+            ("--predictor", self.predictor.is_some()),
+            ("--microbatch with --calibrate", self.microbatch.is_some() && self.calibrate.is_some()),
         ];
         let given: Vec<&str> = given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect();
         match given.is_empty() {
             true => Ok(()),
             false => Err(UserFault::new(format!("--trainer millstream does not take {}", given.join(", "))).hint(
-                "leave it out: its plans have the pipeline axis only, and are shown as a table; --out writes the best",
+                "leave it out: its plans have the pipeline axis only and are simulated in f32; --out writes the best",
             )),
         }
     }

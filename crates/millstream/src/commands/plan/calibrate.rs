@@ -1,13 +1,14 @@
 //! `millstream plan --calibrate`: a machine file fitted to a step that was traced.
 
-use super::{Args, RecomputeName, local};
+use super::{Args, local};
 use crate::commands::table;
 use crate::fault::{UserFault, users};
 use crate::machine_file;
 use crate::out_folder::write_whole;
 use crate::report::timelines::Timelines;
+use crate::toml_file::{self, Value};
 use crate::units;
-use plan::{LocalRates, Machine, Recompute, Task, TracedStep, calibrate};
+use plan::{LocalRates, Machine, Task, TracedStep, calibrate};
 use simulate::Timeline;
 use std::io::Read;
 use std::path::Path;
@@ -39,7 +40,8 @@ pub fn of_device(trace: &Path, task: &Task, args: &Args) -> Result<String, UserF
     Ok(table::aligned(&rows, 1).join("\n") + "\n\n" + &written(&machine, trace, args)?)
 }
 
-/// A run's `timeline.json`, of a step on this machine's cores.
+/// A run's `timeline.json`, of a step on this machine's cores. A run that recomputed is refused where its run file lies beside
+/// it: its backwards are longer than what they are divided by.
 pub fn of_cores(trace: &Path, machine: &Machine, model: &Path, args: &Args) -> Result<String, UserFault> {
     let named = |problem: &dyn std::fmt::Display| UserFault::new(format!("{}: {problem}", trace.display()));
     let timelines: Timelines = serde_json::from_str(&read(trace)?).map_err(|error| {
@@ -47,15 +49,15 @@ pub fn of_cores(trace: &Path, machine: &Machine, model: &Path, args: &Args) -> R
     })?;
     let measured = timelines.measured.as_ref().ok_or_else(|| named(&"it has no measured step"))?;
     let timeline = Timeline::try_from(measured).map_err(|error| named(&error))?;
+    if recomputes(&trace.with_file_name("run.toml")) {
+        let hint = "give the timeline of a run with pipeline.recompute = \"none\"";
+        return Err(named(&"its run computes forwards again (run.toml beside it), and rates are fitted without").hint(hint));
+    }
     local::check_machine(machine)?;
     let text = std::fs::read_to_string(model).map_err(users)?;
     let architecture = architecture::from_config_json(&text).map_err(users)?;
-    let recompute = match args.recompute {
-        Some(RecomputeName::Layers) => Recompute::Full,
-        Some(RecomputeName::None) | None => Recompute::None,
-    };
     let task = local::task(args, machine, &architecture);
-    let rates = LocalRates::of_step(&task, recompute, &timeline);
+    let rates = LocalRates::of_step(&task, &timeline);
     let mut machine = machine.clone();
     let device = &mut machine.nodes[0].device;
     let fastest = rates.forward_flops_per_s.max(rates.backward_flops_per_s).max(device.peak.f32);
@@ -72,6 +74,19 @@ pub fn of_cores(trace: &Path, machine: &Machine, model: &Path, args: &Args) -> R
     ];
     let step = format!("the step took {}\n\n", units::seconds(timeline.makespan_s()));
     Ok(table::aligned(&rows, 1).join("\n") + "\n" + &step + &written(&machine, trace, args)?)
+}
+
+/// Whether a run file is there and says that some stage computes its forward again.
+fn recomputes(run_file: &Path) -> bool {
+    let Ok(text) = std::fs::read_to_string(run_file) else { return false };
+    let (table, _) = toml_file::parse("run.toml", &text);
+    let Some(Value::Table(pipeline)) = table.get("pipeline").map(|entry| &entry.node.value) else { return false };
+    let is_full = |value: &Value| matches!(value, Value::Text(word) if word == "full");
+    match pipeline.get("recompute").map(|entry| &entry.node.value) {
+        Some(Value::List(of_stages)) => of_stages.iter().any(|node| is_full(&node.value)),
+        Some(value) => is_full(value),
+        None => false,
+    }
 }
 
 fn rate(name: &str, before: f64, fitted: f64) -> Vec<String> {

@@ -16,9 +16,9 @@ pub fn of(trainer: Trainer, software: &Software, args: &Args) -> Result<Space, U
         tensor: args.tensor,
     };
     space.predictor = match args.predictor {
-        PredictorName::Simulator => None,
-        PredictorName::Pipette => Some(LatencyModel::Pipette),
-        PredictorName::Amp => Some(LatencyModel::Amp),
+        None | Some(PredictorName::Simulator) => None,
+        Some(PredictorName::Pipette) => Some(LatencyModel::Pipette),
+        Some(PredictorName::Amp) => Some(LatencyModel::Amp),
     };
     if let Some(rows) = args.microbatch {
         space.microbatch_rows = vec![rows];
