@@ -5,8 +5,10 @@
 
 use mesh::{Route, Stage};
 use schedule::{Backward, Kind, PassTimes, Schedule, ScheduleError, Spec, generate_for, one_f_one_b_within};
-use simulate::{Costs, Timeline, simulate};
+use simulate::{Costs, SimulateError, Timeline, simulate};
 
+/// How often a schedule is made again for less memory, where the machine's time is not short.
+pub const MOST_TRIES: usize = 16;
 /// The least that a try gives back, in microbatches: a stage's activations of one are rarely a smaller part of a rank's.
 const LEAST_STEP: f64 = 0.125;
 /// What is faster by less is not faster.
@@ -44,6 +46,16 @@ pub struct Chosen {
     pub timeline: Option<Timeline>,
 }
 
+impl Chosen {
+    /// As it was played, or is played now.
+    ///
+    /// # Errors
+    /// When the costs cannot be played.
+    pub fn played(self, costs: &Costs) -> Result<Timeline, SimulateError> {
+        self.timeline.map_or_else(|| simulate(&self.schedule, costs), Ok)
+    }
+}
+
 struct Candidate {
     chosen: Chosen,
     above: f64,
@@ -61,10 +73,10 @@ impl Choice<'_> {
     /// # Errors
     /// When the schedule is not made for these numbers.
     pub fn best(&self) -> Result<Chosen, ScheduleError> {
-        if !matches!(self.spec.kind, Kind::ZbAuto | Kind::ZbV) {
+        let Some(unlimited) = self.spec.kind.unlimited(self.n_ranks()) else {
             let schedule = (self.finish)(self.generated(self.spec, &self.times)?)?;
             return Ok(Chosen { schedule, timeline: None });
-        }
+        };
         let mut times = self.times.clone();
         let microbatch = times.activation.iter().sum::<f64>() / self.n_ranks() as f64;
         let mut best: Option<Candidate> = None;
@@ -91,8 +103,7 @@ impl Choice<'_> {
             if above <= 0.0 {
                 break;
             }
-            // No generator takes more than this when it is told nothing.
-            let most = 2.0 * self.n_ranks() as f64 * times.activation.iter().copied().fold(0.0, f64::max);
+            let most = unlimited as f64 * times.activation.iter().copied().fold(0.0, f64::max);
             *times.memory_limit.get_or_insert(most) -= above.max(LEAST_STEP * microbatch);
         }
         Ok(best.expect("invariant: the first try made one or returned").chosen)

@@ -30,7 +30,7 @@ mod work;
 
 pub use balance::{balance, partition, partition_by};
 pub use calibrate::{Calibration, FittedClass, calibrate};
-pub use choice::{Choice, Chosen};
+pub use choice::{Choice, Chosen, MOST_TRIES};
 pub use clusters::{Crossings, layer_shares};
 pub use cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
 pub use degrees::{Batch, Degrees};

@@ -1,14 +1,14 @@
 //! Plans for this program's own trainer: ranks of one process that share a machine's cores and memory.
 
 use crate::balance::partition;
-use crate::choice::{Choice, Chosen};
+use crate::choice::{Choice, MOST_TRIES};
 use crate::cost::{MicrobatchShape, Recompute, pass_times, stage_costs};
 use crate::memory::{ELEMENT_BYTES, HEAD_CHUNK};
 use crate::shards::block_cost;
 use architecture::{Architecture, Block, BlockCost};
 use mesh::{Cores, Grid, Rank, StageMap};
 use schedule::{Action, Backward, Kind, Op, Placement, Schedule, Spec, StageOp};
-use simulate::{Category, Costs, Timeline, bubbles, idle_fraction, simulate};
+use simulate::{Category, Costs, Timeline, bubbles, idle_fraction};
 
 /// What is to be done, on which cores.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +144,6 @@ pub struct LocalPlan {
 const RANKS_MAX: usize = 8;
 /// Microbatches tried at most.
 const MICROBATCHES_MAX: usize = 32;
-/// How often a schedule is made again for less memory.
-const MOST_TRIES: usize = 16;
 /// Stages on a rank when the schedule loops over ranks.
 const CHUNKS: usize = 2;
 
@@ -238,14 +236,11 @@ fn local_plan(
     let beside: u64 = stages.iter().map(|stage| sum(&stage.resident) + sum(&stage.backward_scratch)).sum();
     let mut times = pass_times(&route, &stages);
     // Ranks share the memory; schedules that ask for a limit get an equal part of what is left for activations.
-    times.memory_limit = match spec.kind {
-        Kind::ZbAuto | Kind::ZbV => {
-            let room = task.memory_bytes.saturating_sub(beside) as f64 / n_ranks as f64;
-            let wanted = 2.0 * n_ranks as f64 * times.activation.iter().copied().fold(0.0, f64::max);
-            (room < wanted).then_some(room)
-        }
-        _ => None,
-    };
+    times.memory_limit = spec.kind.unlimited(n_ranks).and_then(|unlimited| {
+        let room = task.memory_bytes.saturating_sub(beside) as f64 / n_ranks as f64;
+        let wanted = unlimited as f64 * times.activation.iter().copied().fold(0.0, f64::max);
+        (room < wanted).then_some(room)
+    });
     let costs = Costs { stages, cores: vec![Cores::shared(n_ranks, task.cores)], ..Costs::default() };
     let above = |_: &Schedule, timeline: &Timeline| {
         let peak: u64 = (0..n_ranks).map(|rank| timeline.peak_bytes(Rank(rank))).sum();
@@ -262,11 +257,7 @@ fn local_plan(
         most_tries: MOST_TRIES,
         above: &above,
     };
-    let Chosen { schedule, timeline } = choice.best().ok()?;
-    let timeline = match timeline {
-        Some(timeline) => timeline,
-        None => simulate(&schedule, &costs).ok()?,
-    };
+    let timeline = choice.best().ok()?.played(&costs).ok()?;
     Some(LocalPlan {
         sizes: cut.stages().iter().map(|blocks| blocks.len()).collect(),
         n_ranks,

@@ -107,6 +107,16 @@ impl Kind {
         }
     }
 
+    /// For schedules that keep to a memory limit: how many forwards each of `n_ranks` ranks holds at most when none is given.
+    /// `None` for the others, whose memory is what it is.
+    pub fn unlimited(self, n_ranks: usize) -> Option<usize> {
+        match self {
+            Kind::ZbAuto => Some(2 * n_ranks - 1),
+            Kind::ZbV => Some(2 * n_ranks),
+            _ => None,
+        }
+    }
+
     /// Whether the schedule itself says where weight passes go; the others play backward fused or split as asked.
     pub fn places_weight_passes(self) -> bool {
         !matches!(self, Kind::Gpipe | Kind::OneFOneB | Kind::Interleaved | Kind::LoopedBfs)

@@ -82,7 +82,8 @@ pub(crate) fn plain(
 
 /// The most memory of each rank, which holds one microbatch at least.
 fn limits(n_ranks: usize, times: &PassTimes) -> Result<Vec<f64>, ScheduleError> {
-    let limit = |&activation: &f64| times.memory_limit.unwrap_or((2 * n_ranks - 1) as f64 * activation);
+    let unlimited = Kind::ZbAuto.unlimited(n_ranks).expect("invariant: it keeps to a limit") as f64;
+    let limit = |&activation: &f64| times.memory_limit.unwrap_or(unlimited * activation);
     let limits: Vec<f64> = times.activation.iter().map(limit).collect();
     for (rank, (&wanted, &limit)) in times.activation.iter().zip(&limits).enumerate() {
         if wanted > limit * (1.0 + ROUNDING) {

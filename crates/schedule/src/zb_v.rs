@@ -45,10 +45,11 @@ pub(crate) fn best(
     times: &PassTimes,
 ) -> Result<Candidate<Origin>, ScheduleError> {
     let rank_of = ranks_of_v(n_ranks);
+    let unlimited = Kind::ZbV.unlimited(n_ranks).expect("invariant: it keeps to a limit") as f64;
     let mut limits = Vec::with_capacity(n_ranks);
     for rank in 0..n_ranks {
         let (down, up) = (times.activation[rank], times.activation[2 * n_ranks - 1 - rank]);
-        let limit = times.memory_limit.unwrap_or((2 * n_ranks) as f64 * down.max(up));
+        let limit = times.memory_limit.unwrap_or(unlimited * down.max(up));
         if down + up > limit * (1.0 + ROUNDING) {
             return Err(ScheduleError::MemoryLimit { kind: Kind::ZbV, rank: Rank(rank), wanted: down + up, limit });
         }

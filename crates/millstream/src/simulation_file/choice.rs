@@ -2,12 +2,9 @@
 
 use super::{MemoryLimit, Setting, Simulation, VocabularyMode};
 use mesh::{Rank, StageMap};
-use plan::Choice;
+use plan::{Choice, MOST_TRIES};
 use schedule::{Kind, Schedule, ScheduleError, Spec};
 use simulate::Timeline;
-
-/// How often a schedule is made again for less memory.
-const MOST_TRIES: usize = 16;
 
 impl Setting {
     /// The simulation of a published schedule; those that choose between orders do as [`Choice::best`] says, under the

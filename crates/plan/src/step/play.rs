@@ -2,12 +2,12 @@
 
 use super::{Over, Prediction, StagePlan, Traffic};
 use crate::PlanError;
-use crate::choice::Choice;
+use crate::choice::{Choice, MOST_TRIES};
 use crate::cost::pass_times;
 use crate::latency_model::{ClosedForm, LatencyModel};
 use mesh::{Grid, Rank, StageMap};
-use schedule::{Backward, Kind, PassTimes, Schedule, ScheduleError};
-use simulate::{Category, Costs, Link, StageCost, Timeline, bubbles, idle_fraction, simulate};
+use schedule::{Backward, PassTimes, Schedule, ScheduleError};
+use simulate::{Category, Costs, Link, StageCost, Timeline, bubbles, idle_fraction};
 
 /// How exactly passes are played.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,8 +25,7 @@ const ACTIONS_MAX: usize = 250_000;
 /// The same while layouts are compared.
 const SEARCHED_ACTIONS_MAX: usize = 12_000;
 
-/// How often schedules that choose are made again for less memory, and how often while long steps are compared.
-const MOST_TRIES: usize = 16;
+/// How often schedules that choose are made again for less memory while long steps are compared.
 const SEARCHED_TRIES: usize = 3;
 
 /// What is played.
@@ -270,10 +269,7 @@ impl Playing {
             }
             chosen => chosen?,
         };
-        let timeline = match chosen.timeline {
-            Some(timeline) => timeline,
-            None => simulate(&chosen.schedule, &self.costs)?,
-        };
+        let timeline = chosen.played(&self.costs)?;
         let of_ranks = match effort {
             Effort::Full => bubbles(&timeline, &self.costs),
             Effort::Search => Vec::new(),
@@ -295,11 +291,7 @@ impl Playing {
         let n_ranks = plan.layout.degrees.pipeline;
         let stages = || self.costs.stages.iter().zip(&plan.rank_of);
         let largest = stages().map(|(stage, _)| stage.activation_bytes + stage.logit_bytes).max().unwrap_or(0);
-        let wanted = match plan.layout.spec.kind {
-            Kind::ZbAuto => (2 * n_ranks - 1) as u64 * largest,
-            Kind::ZbV => 2 * n_ranks as u64 * largest,
-            _ => return None,
-        };
+        let wanted = plan.layout.spec.kind.unlimited(n_ranks)? as u64 * largest;
         let room = (0..n_ranks).map(|rank| {
             let own = || stages().filter(|(_, of)| **of == rank).map(|(stage, _)| stage);
             let sum = |list: &[(Category, u64)]| list.iter().map(|(_, bytes)| bytes).sum::<u64>();
