@@ -27,14 +27,6 @@ pub enum LatencyModel {
 }
 
 impl LatencyModel {
-    /// The name in options.
-    pub const fn id(self) -> &'static str {
-        match self {
-            LatencyModel::Amp => "amp",
-            LatencyModel::Pipette => "pipette",
-        }
-    }
-
     /// Both.
     pub const ALL: [LatencyModel; 2] = [LatencyModel::Amp, LatencyModel::Pipette];
 

@@ -32,8 +32,6 @@ pub struct TracedStep {
     pub step_s: f64,
     /// Of every class, indexed as [`Class::ALL`].
     pub seconds: [f64; Class::ALL.len()],
-    /// Steps in the trace.
-    pub n_steps: usize,
 }
 
 impl Class {
@@ -167,7 +165,7 @@ impl TracedStep {
             return Err(refuse("no operator lies within a step; record CPU or CUDA activities"));
         }
         seconds[Class::Gaps as usize] = (step_s - busy).max(0.0);
-        Ok(Self { step_s, seconds, n_steps: steps.len() })
+        Ok(Self { step_s, seconds })
     }
 }
 

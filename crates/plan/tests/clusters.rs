@@ -1,11 +1,58 @@
 //! Holmes' splits, orders and borders.
 
-use plan::machine::{DevicePreset, Network, Nic, NicKind, NodeGroup};
+use plan::machine::{DevicePreset, Network, Nic, NicKind, NodeGroup, Reach};
 use plan::{
     Batch, Checkpointing, Degrees, Description, Granularity, Layout, Machine, OptimizerState, Software, Task,
     layer_shares, predict,
 };
 use schedule::{Backward, Kind, Spec};
+
+/// Groups whose members are in different clusters, by axis.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Crossings {
+    /// Groups of the tensor axis.
+    tensor: usize,
+    /// Groups of replicas.
+    data: usize,
+    /// Neighbouring stages.
+    pipeline: usize,
+}
+
+impl Crossings {
+    /// Groups of `degrees` that leave a cluster. Devices are taken in order: tensor axis fastest, then context, data,
+    /// pipeline.
+    fn of(machine: &Machine, degrees: Degrees) -> Self {
+        let per_stage = degrees.per_stage();
+        let cluster = |device: usize| machine.group_of(device).cluster.as_str();
+        let mut crossings = Self::default();
+        for stage in 0..degrees.pipeline {
+            let first = stage * per_stage;
+            for start in (first..first + per_stage).step_by(degrees.tensor) {
+                crossings.tensor += usize::from(cluster(start) != cluster(start + degrees.tensor - 1));
+            }
+            let last = first + per_stage - degrees.tensor;
+            for rank in 0..degrees.tensor {
+                crossings.data += usize::from(cluster(first + rank) != cluster(last + rank));
+            }
+            let is_border = stage + 1 < degrees.pipeline && cluster(first) != cluster(first + per_stage);
+            crossings.pipeline += usize::from(is_border);
+        }
+        crossings
+    }
+}
+
+/// What gradients of `degrees` are summed over, on the worst stage; `None` where there are no replicas or the kind of card
+/// is not known.
+fn data_network(machine: &Machine, degrees: Degrees) -> Option<NicKind> {
+    let replicas = degrees.data * degrees.context;
+    let reaches = (0..degrees.pipeline)
+        .filter(|_| replicas > 1)
+        .map(|stage| machine.path(stage * degrees.per_stage(), replicas, degrees.tensor).reach);
+    match reaches.max() {
+        Some(Reach::Network(kind)) => kind,
+        _ => None,
+    }
+}
 
 /// The splits in the published scripts are those of `alpha` 1 with 197 and 160 TFLOP/s; with 1.05 they would be others.
 #[test]
@@ -102,9 +149,9 @@ fn borders() {
         (vec![(InfiniBand, 1), (Roce, 1)], Degrees { data: 2, tensor: 8, ..Degrees::ONE }, [0, 8, 0]),
     ] {
         let machine = machine(&clusters);
-        let found = machine.crossings(degrees);
+        let found = Crossings::of(&machine, degrees);
         assert_eq!([found.tensor, found.data, found.pipeline], crossings, "{clusters:?} {degrees}");
-        let network = machine.data_network(degrees);
+        let network = data_network(&machine, degrees);
         assert_eq!(network == Some(NicKind::Ethernet), crossings[1] > 0, "{clusters:?} {degrees} {network:?}");
     }
 }
@@ -124,7 +171,7 @@ fn searches_keep_gradients_inside() {
         };
         let space = plan::Space::of(plan::Trainer::Megatron, &software);
         let found = plan::search(&task, &space, 1).expect("a plan");
-        let crossings = task.machine.crossings(found.best[0].layout.degrees);
+        let crossings = Crossings::of(&task.machine, found.best[0].layout.degrees);
         assert_eq!((crossings.tensor, crossings.data), (0, 0), "{a} + {b}: {}", found.best[0].layout.degrees);
     }
 }

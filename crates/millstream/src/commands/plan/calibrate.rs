@@ -51,7 +51,9 @@ pub fn of_cores(trace: &Path, machine: &Machine, model: &Path, args: &Args) -> R
     let timeline = Timeline::try_from(measured).map_err(|error| named(&error))?;
     if recomputes(&trace.with_file_name("run.toml")) {
         let hint = "give the timeline of a run with pipeline.recompute = \"none\"";
-        return Err(named(&"its run computes forwards again (run.toml beside it), and rates are fitted without").hint(hint));
+        return Err(
+            named(&"its run computes forwards again (run.toml beside it), and rates are fitted without").hint(hint)
+        );
     }
     local::check_machine(machine)?;
     let text = std::fs::read_to_string(model).map_err(users)?;
