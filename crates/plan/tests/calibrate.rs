@@ -57,7 +57,8 @@ fn machine(preset: DevicePreset) -> Machine {
 
 /// `torch_trace.py` made both traces. The fitted step comes out as it was; the two others, of longer rows and of a larger
 /// model, within what is said here and in docs/planner.md: the one of the GPU closely, those of the CPU as far as the machine
-/// is the same from step to step (its eleven steps of one case spread by a half).
+/// is the same from step to step (its eleven steps of one case spread by a half). The bounds were set after the fact, a little
+/// above the largest error that was found: 4.1 % on the H200, 10.3 % on the CPU.
 #[test]
 fn other_steps_follow() {
     for (name, preset, precision, trace, cases, within) in [
@@ -187,10 +188,11 @@ fn small_microbatches_cost() {
     // A norm of 192, and a matrix of 2048 rows; as large is the embedding, which is not read as a whole.
     let head = 192 + 2048 * 192;
     let layers = architecture.n_parameters() - head - 2048 * 192;
-    let moved_s = |plan: &LocalPlan| {
+    let moved_bytes = |plan: &LocalPlan| {
         let m = plan.microbatches;
-        (16 * m * (layers + head * (1600 / m).div_ceil(512))) as f64 / rates.memory_bytes_per_s
+        (16 * m * (layers + head * (1600 / m).div_ceil(512))) as f64
     };
+    let moved_s = |plan: &LocalPlan| moved_bytes(plan) / rates.memory_bytes_per_s;
     for recompute in [Recompute::None, Recompute::Full] {
         let of_one: Vec<&LocalPlan> =
             plans.iter().filter(|plan| plan.n_ranks == 1 && plan.recompute == recompute).collect();
@@ -215,18 +217,20 @@ fn small_microbatches_cost() {
             }
         }
     }
-    // With memory this fast microbatches tie on one rank; with memory this slow they do not.
-    for (memory_bytes_per_s, ratio) in [(1e15, 1.0..1.02), (1e9, 1.3..3.0)] {
+    // With memory this fast all of them are within a fiftieth on one rank; with memory this slow they are not.
+    for (memory_bytes_per_s, is_tied) in [(1e15, true), (1e9, false)] {
         let task = LocalTask { rates: LocalRates { memory_bytes_per_s, ..rates }, ..task };
         let plans = local_plans(&task, &[Kind::OneFOneB]);
         assert!((plans[0].n_ranks, plans[0].microbatches) == (1, 1), "{:?}", plans[0].sizes);
         let ten = plans.iter().find(|plan| plan.n_ranks == 1 && plan.microbatches == 10).expect("ten rows");
-        assert!(ratio.contains(&(ten.step_s / plans[0].step_s)), "{} {}", ten.step_s, plans[0].step_s);
+        let wanted = (moved_bytes(ten) - moved_bytes(&plans[0])) / memory_bytes_per_s;
+        assert!((ten.step_s - plans[0].step_s - wanted).abs() < 1e-9, "{} {}", ten.step_s, plans[0].step_s);
+        assert_eq!(ten.step_s <= 1.02 * plans[0].step_s, is_tied, "{} {}", ten.step_s, plans[0].step_s);
     }
 }
 
 /// A step of `millstream train` on two shared cores, and what its rates predict of other runs: other ranks, schedule, rows and
-/// row lengths. All ranks compute on the two cores.
+/// row lengths. All ranks compute on the two cores. The bound was set after the fact: the largest error found was 3.1 %.
 #[test]
 fn other_runs_follow() {
     let runs: Value = serde_json::from_str(include_str!("fixtures/local_steps.json")).expect("a fixture");

@@ -202,8 +202,12 @@ fn by_hand() {
     assert_eq!(two.played_with_contention(), 1.0 + 1.0 + 1.0 + 2.0 + 1.0 + 2.0);
 }
 
+/// Mean and largest error in percent of the simulator, Pipette's formula and AMP's, as docs/planner.md has them. The seed is
+/// fixed, so that only a change of what is compared moves them; a tenth more is room for other draws of a newer generator.
+const WITHIN: [[f64; 2]; 3] = [[1.84, 11.22], [7.91, 20.13], [3.89, 17.99]];
+
 /// 300 random clusters: 2 to 7 stages that differ by up to a half, 1 to 4 replicas that differ by up to 1 %, cards that differ
-/// by up to three times, messages of a replica from nothing to a forward. Prints the errors' distributions.
+/// by up to three times, messages of a replica from nothing to a forward, backwards of two forwards as AMP assumes. Prints the errors' distributions.
 #[test]
 fn errors_on_random_clusters() {
     let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(17), ..Config::default() });
@@ -234,12 +238,12 @@ fn errors_on_random_clusters() {
             errors.push(100.0 * (found / exact - 1.0).abs());
         }
     }
-    let mut means = [0.0; 3];
-    for ((errors, name), mean) in errors.iter_mut().zip(names).zip(&mut means) {
+    for ((errors, name), within) in errors.iter_mut().zip(names).zip(WITHIN) {
         errors.sort_by(f64::total_cmp);
         let at = |share: f64| errors[((errors.len() - 1) as f64 * share) as usize];
-        *mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
         println!("{name}: mean {mean:.2} %, median {:.2}, nine tenths {:.2}, largest {:.2}", at(0.5), at(0.9), at(1.0));
+        let found = [mean, at(1.0)];
+        assert!(found.iter().zip(within).all(|(found, most)| *found < 1.1 * most), "{name}: {found:?} {within:?}");
     }
-    assert!(means[0] < means[1] / 3.0 && means[0] < means[2] / 2.0, "{means:?}");
 }
