@@ -137,10 +137,20 @@ impl Product {
 
     /// Elements of weight and bias on one of `tensor` ranks; what does not divide is rounded up.
     pub fn elements_on(&self, tensor: usize) -> u64 {
+        let (inputs, outputs) = self.weight_on(tensor);
+        let bias = match self.cut {
+            Cut::Columns => self.bias.div_ceil(tensor),
+            Cut::Rows | Cut::Whole => self.bias,
+        };
+        (inputs * outputs + bias) as u64
+    }
+
+    /// Inputs and outputs of the weight on one of `tensor` ranks; what does not divide is rounded up.
+    pub fn weight_on(&self, tensor: usize) -> (usize, usize) {
         match self.cut {
-            Cut::Columns => (self.inputs * self.outputs.div_ceil(tensor) + self.bias.div_ceil(tensor)) as u64,
-            Cut::Rows => (self.inputs.div_ceil(tensor) * self.outputs + self.bias) as u64,
-            Cut::Whole => self.n_elements(),
+            Cut::Columns => (self.inputs, self.outputs.div_ceil(tensor)),
+            Cut::Rows => (self.inputs.div_ceil(tensor), self.outputs),
+            Cut::Whole => (self.inputs, self.outputs),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What half-layers hold in memory on one rank.
 
 use crate::description::{Attention, Cut, Description, Layer, Mlp, Product};
-use crate::software::{AttentionKernel, BetweenProducts, Dropout, Placeholders};
+use crate::software::{AttentionKernel, BetweenProducts, Dropout, DummyGradients};
 use crate::work::Setting;
 use std::collections::BTreeMap;
 
@@ -22,8 +22,8 @@ pub struct Footprint {
     pub backward_bytes: u64,
     /// Bytes of logits kept, apart from `kept_bytes`.
     pub logit_bytes: u64,
-    /// Shapes of weights for which a placeholder is kept, with their bytes.
-    pub placeholders: BTreeMap<(usize, usize), u64>,
+    /// Shapes of weights on the rank for which a dummy gradient is kept, with their bytes. Two products of one shape share it.
+    pub dummy_gradients: BTreeMap<(usize, usize), u64>,
 }
 
 impl Setting<'_> {
@@ -79,7 +79,7 @@ impl Setting<'_> {
             footprint.kept_bytes += footprint.score_bytes;
             footprint.backward_bytes += self.bytes(2 * scores);
         }
-        footprint.placeholders = self.placeholders(&attention.products);
+        footprint.dummy_gradients = self.dummy_gradients(&attention.products, tensor);
         footprint
     }
 
@@ -93,7 +93,7 @@ impl Setting<'_> {
             footprint.kept_bytes += self.bytes(inside);
             footprint.backward_bytes += self.bytes(inside);
         }
-        footprint.placeholders = self.placeholders(&mlp.products);
+        footprint.dummy_gradients = self.dummy_gradients(&mlp.products, tensor);
         if let Some(experts) = &mlp.experts {
             let here = (experts.n / self.degrees.expert) as u64;
             footprint.expert_elements = here * experts.products.iter().map(Product::n_elements).sum::<u64>();
@@ -103,10 +103,8 @@ impl Setting<'_> {
             let router = 8 * (self.tokens_between() * experts.n) as u64;
             footprint.kept_bytes += self.bytes(sent * hidden + inside) + router;
             footprint.backward_bytes += self.bytes(sent * hidden + inside);
-            let of_experts = experts.products.iter().map(|p| ((p.inputs, p.outputs), self.bytes(p.inputs * p.outputs)));
-            if self.software.placeholders == Placeholders::PerShape {
-                footprint.placeholders.extend(of_experts);
-            }
+            // Experts are whole on their ranks.
+            footprint.dummy_gradients.extend(self.dummy_gradients(&experts.products, 1));
         }
         footprint
     }
@@ -133,19 +131,21 @@ impl Setting<'_> {
         let logits = self.bytes(self.tokens() * rows);
         footprint.logit_bytes = logits;
         footprint.backward_bytes += logits;
-        if self.software.placeholders == Placeholders::PerShape {
+        if self.software.dummy_gradients == DummyGradients::PerShape {
             footprint.backward_bytes += self.bytes(rows * hidden);
         }
         footprint
     }
 
-    fn placeholders(&self, products: &[Product]) -> BTreeMap<(usize, usize), u64> {
-        let tensor = self.degrees.tensor;
-        match self.software.placeholders {
-            Placeholders::None => BTreeMap::new(),
-            Placeholders::PerShape => {
-                products.iter().map(|p| ((p.inputs, p.outputs), self.bytes(p.elements_on(tensor) as usize))).collect()
-            }
+    /// Of products whose weights `tensor` ranks share.
+    fn dummy_gradients(&self, products: &[Product], tensor: usize) -> BTreeMap<(usize, usize), u64> {
+        let of_product = |product: &Product| {
+            let (inputs, outputs) = product.weight_on(tensor);
+            ((inputs, outputs), self.bytes(inputs * outputs))
+        };
+        match self.software.dummy_gradients {
+            DummyGradients::None => BTreeMap::new(),
+            DummyGradients::PerShape => products.iter().map(of_product).collect(),
         }
     }
 }

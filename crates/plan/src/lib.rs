@@ -45,7 +45,7 @@ pub use partition::balance_unequal;
 pub use redistribute::redistribute;
 pub use search::{Fixed, Found, Reason, Search, Space, Trainer, search};
 pub use shards::{Shards, block_cost, shard_costs};
-pub use software::{AttentionKernel, BetweenProducts, Dropout, Exchange, Hops, Placeholders, Software};
+pub use software::{AttentionKernel, BetweenProducts, Dropout, DummyGradients, Exchange, Hops, Software};
 pub use step::{
     Bound, Checkpointing, DataExchange, Effort, Granularity, Layout, OptimizerState, Over, Played, Playing, Prediction,
     StagePlan, Task, Traffic, predict,

@@ -25,7 +25,7 @@ pub struct Software {
     /// What travels from stage to stage.
     pub hops: Hops,
     /// What weight gradients take beside their buffers.
-    pub placeholders: Placeholders,
+    pub dummy_gradients: DummyGradients,
     /// When gradients are summed over replicas.
     pub exchange: Exchange,
     /// Whether ranks compute while messages between stages move.
@@ -73,11 +73,12 @@ pub enum Hops {
 
 /// What weight gradients take beside the buffers that they are added to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Placeholders {
+pub enum DummyGradients {
     /// Nothing.
     None,
-    /// Products add to the buffer themselves, but the automatic differentiation wants a gradient to hand on: one per
-    /// shape is kept for ever, and that of the head is made when it is needed.
+    /// Products add to the buffer themselves (Megatron's fused gradient accumulation), but the automatic differentiation
+    /// wants a gradient to hand on: Transformer Engine's `get_dummy_wgrad` keeps one per shape for ever, and that of the
+    /// head is made when it is needed.
     PerShape,
 }
 
@@ -103,7 +104,7 @@ impl Software {
             dropout: Dropout::Off,
             between_products: BetweenProducts::Split,
             hops: Hops::Scattered,
-            placeholders: Placeholders::PerShape,
+            dummy_gradients: DummyGradients::PerShape,
             exchange: Exchange::After,
             communication: Communication::Blocking,
             vocabulary_multiple: 128,
@@ -119,7 +120,7 @@ impl Software {
             attention: AttentionKernel::Unfused,
             dropout: Dropout::On,
             between_products: BetweenProducts::Replicated,
-            placeholders: Placeholders::None,
+            dummy_gradients: DummyGradients::None,
             ..Self::megatron()
         }
     }
@@ -128,7 +129,7 @@ impl Software {
     pub fn torchtitan() -> Self {
         Self {
             name: "torchtitan",
-            placeholders: Placeholders::None,
+            dummy_gradients: DummyGradients::None,
             exchange: Exchange::Overlapped,
             communication: Communication::Overlapped,
             vocabulary_multiple: 1,

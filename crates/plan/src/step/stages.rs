@@ -299,7 +299,7 @@ impl<'a> StagePlan<'a> {
         (total, logits, widest)
     }
 
-    /// Weights, gradients, optimizer and placeholders of a pipeline rank.
+    /// Weights, gradients, optimizer and dummy gradients of a pipeline rank.
     pub(crate) fn resident(&self, rank: usize) -> Vec<(Category, u64)> {
         let software = &self.task.software;
         let degrees = self.layout.degrees;
@@ -314,7 +314,7 @@ impl<'a> StagePlan<'a> {
         let mut shapes: BTreeMap<(usize, usize), u64> = BTreeMap::new();
         for (stage, _) in self.rank_of.iter().enumerate().filter(|&(_, &of)| of == rank) {
             for &block in &self.stages[stage] {
-                shapes.extend(&self.catalogue(rank).of(block).footprint.placeholders);
+                shapes.extend(&self.catalogue(rank).of(block).footprint.dummy_gradients);
             }
         }
         vec![
