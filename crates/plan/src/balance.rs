@@ -1,5 +1,9 @@
 //! Stages of equal cost.
 
+mod unequal;
+
+pub use unequal::balance_unequal;
+
 use crate::{MicrobatchShape, Shards, block_cost};
 use architecture::{Architecture, ArchitectureError, Partition};
 use std::cmp::Ordering;

@@ -16,7 +16,8 @@ pub struct MicrobatchShape {
     pub tokens: usize,
 }
 
-/// What a stage computes again in its backward (activation checkpointing).
+/// What a stage of this program computes again in its backward (activation checkpointing). Other trainers go by layers, see
+/// [`Checkpointing`](crate::Checkpointing).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recompute {
     /// Nothing: its forward keeps all that backward needs.

@@ -53,7 +53,7 @@ pub struct Layout {
     pub sizes: Option<Vec<usize>>,
 }
 
-/// What backward computes again.
+/// What backward computes again in other trainers; this program's stages go by the stage, see [`Recompute`](crate::Recompute).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Checkpointing {
     /// Nothing.

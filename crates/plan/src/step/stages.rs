@@ -2,10 +2,10 @@
 
 use super::{Checkpointing, Layout, OptimizerState, Task};
 use crate::PlanError;
+use crate::balance::balance_unequal;
 use crate::degrees::Batch;
 use crate::footprint::{Footprint, kinds};
 use crate::machine::{Collective, Device, Machine, Path};
-use crate::partition::balance_unequal;
 use crate::software::{BetweenProducts, Hops};
 use crate::work::{AttentionPass, Clock, PassSeconds, Passes, Setting, Work};
 use architecture::Block;
