@@ -7,7 +7,7 @@ use mesh::{Route, Stage};
 use schedule::{Backward, Kind, PassTimes, Schedule, ScheduleError, Spec, generate_for, one_f_one_b_within};
 use simulate::{Costs, SimulateError, Timeline, simulate};
 
-/// How often a schedule is made again for less memory, where the machine's time is not short.
+/// How often a schedule is made again for less memory; a search over long steps tries less often.
 pub const MOST_TRIES: usize = 16;
 /// The least that a try gives back, in microbatches: a stage's activations of one are rarely a smaller part of a rank's.
 const LEAST_STEP: f64 = 0.125;
