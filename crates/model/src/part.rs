@@ -4,7 +4,7 @@ use crate::visit::Visit;
 use crate::{Cache, Parameter, Rows, Tape};
 use architecture::{Architecture, Block, Role, Weight};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
-use kernels::HeadSpec;
+use kernels::{HEAD_CHUNK, HeadSpec};
 use packed::{Format, Matrix, PackError};
 use simulate::Category;
 use std::collections::HashMap;
@@ -233,14 +233,17 @@ impl Part {
         Some(self.index(&matrix.name))
     }
 
-    /// Log-probabilities of targets, in chunks; with packed matrices all at once, as their caller has cut rows for it.
+    /// Log-probabilities of targets, in chunks: a row of a long context alone may have more logits than memory holds.
     fn log_probability(&self, x: &Tensor<2>, targets: &[i32]) -> Tensor<1> {
         let _logits = ledger::category(Category::Logits);
         if let Some(matrix) = self.architecture.vocabulary_matrix(Block::Head).and_then(|head| self.matrix(&head.name))
         {
-            let logits = kernels::packed_linear(x.clone(), matrix);
-            let targets = Tensor::from_data(TensorData::new(targets.to_vec(), [targets.len()]), &self.device);
-            return kernels::log_probability(logits, targets);
+            let of = |(chunk, targets): (usize, &[i32])| {
+                let x = x.clone().narrow(0, chunk * HEAD_CHUNK, targets.len());
+                let targets = Tensor::from_data(TensorData::new(targets.to_vec(), [targets.len()]), &self.device);
+                kernels::log_probability(kernels::packed_linear(x, matrix), targets)
+            };
+            return Tensor::cat(targets.chunks(HEAD_CHUNK).enumerate().map(of).collect(), 0);
         }
         let matrix = self.head_matrix().expect("invariant: a part with a head");
         let matrix = self.parameters[matrix].matrix();
