@@ -33,7 +33,7 @@ fn gpu() -> Vec<Place> {
 
 /// Ten steps of PyTorch's, in losses, gradient norms relative to themselves, and weights. A GPU's f32 products take their
 /// operands as tf32, of 11 bits, and bf16 has 8: found are 1e-3, 2.4e-3 and 1.3e-2 on an H200 in f32 (Llama, one stage), and
-/// 9e-3, 4.4e-2 and 4.5e-2 in bf16 on the CPU; twice to four times that is allowed. Weights are the furthest off because
+/// 9e-3, 4.4e-2 and 4.5e-2 in bf16 on the CPU; two to five times that is allowed. Weights are the furthest off because
 /// AdamW's steps forget how large a gradient is, so that one whose sign is rounding's goes the other way.
 fn check_ten_steps(places: &[Place], families: &[&str]) {
     for place in places {
@@ -70,10 +70,14 @@ fn check_two_stages(places: &[Place]) {
         });
         let difference = (whole.loss - cut.loss).abs() / whole.loss;
         println!("{place:?}: loss {} and {}", whole.loss, cut.loss);
-        let tolerance = if place.device == Place::cpu().device { 1e-6 } else { 5e-4 };
+        let on_cpu = place.device == Place::cpu().device;
+        // A mean over all tokens, in which roundings of operands to 2^-11 (tf32) and 2^-8 (bf16) average out.
+        let tolerance = if on_cpu { 1e-6 } else { 5e-4 };
         assert!(difference < tolerance, "{place:?}: {} is not {}", cut.loss, whole.loss);
-        let tolerance = match (place.device == Place::cpu().device, place.precision) {
+        let tolerance = match (on_cpu, place.precision) {
+            // The same products; gradients of microbatches may be added in another order, in f32.
             (true, _) => 1e-6,
+            // One rounding of the largest entry: 2^-11 = 4.9e-4, 2^-8 = 3.9e-3.
             (false, Precision::F32) => 5e-4,
             (false, Precision::Bf16) => 4e-3,
         };
@@ -90,7 +94,8 @@ fn check_against_the_cpu(places: &[Place]) {
         let map = StageMap::one_per_rank(2);
         let mut pipeline = start_at(place, &architecture, &weights, &[2, 6], map.clone());
         let schedule = schedule(&pipeline, SPECS[2], &map.route(), microbatches.len());
-        let adamw = AdamW { learning_rate: 1e-3, weight_decay: 0.1, ..STILL };
+        // A step g / (|g| + 1), which tells the size of a gradient g and not its sign alone.
+        let adamw = AdamW { learning_rate: 1.0, epsilon: 1.0, weight_decay: 0.1, ..STILL };
         let report = pipeline.play(step(schedule, microbatches.clone(), adamw)).unwrap();
         (outcome(&pipeline, &architecture, &report), read_all(&pipeline, &architecture, Source::Value))
     };
@@ -102,8 +107,9 @@ fn check_against_the_cpu(places: &[Place]) {
         println!("{place:?}: loss {}, wanted {}", found.loss, wanted.loss);
         assert!((found.loss / wanted.loss - 1.0).abs() < tolerance, "{place:?}: {} not {}", found.loss, wanted.loss);
         assert_close(&found.gradients, &wanted.gradients, tolerance, &format!("{place:?}"));
-        // AdamW's first step is the learning rate with the gradient's sign, which may be rounding's; no weight is over 2.
-        assert_close(&found_weights, &wanted_weights, 2.1e-3, &format!("{place:?}, weights"));
+        // The step's slope is at most 1, and the largest weight, 1.4, is not far from the largest gradient, 2.0: weights
+        // may be off by what gradients may. Found is 2.3e-2 in bf16 on the CPU.
+        assert_close(&found_weights, &wanted_weights, tolerance, &format!("{place:?}, weights"));
     }
 }
 
