@@ -7,7 +7,7 @@ use crate::seed::Slot;
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
-use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, BackendTensor, DispatchKindConversion, DispatchTensor, TensorMetadata};
 use burn::tensor::Tensor;
 use std::sync::Arc;
@@ -66,21 +66,6 @@ impl<B: Kernels> Backward<B, 1> for LogProbability {
         let (logits, targets, log_sum_exp) = ops.state;
         if let [Some(parent)] = ops.parents {
             grads.register::<B>(parent.id, B::log_probability_backward(logits, targets, log_sum_exp, gradient));
-        }
-    }
-}
-
-#[derive(Debug)]
-struct MaskedSoftmax;
-
-impl<B: Kernels> Backward<B, 1> for MaskedSoftmax {
-    type State = (FloatTensor<B>, f64);
-
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = grads.consume::<B>(&ops.node);
-        let (y, scale) = ops.state;
-        if let [Some(scores)] = ops.parents {
-            grads.register::<B>(scores.id, B::masked_softmax_backward(y, dy, scale));
         }
     }
 }
@@ -190,15 +175,6 @@ where
         let (y, log_sum_exp) = B::log_probability_forward(logits.clone(), targets.clone());
         match prepared {
             OpsKind::Tracked(prepared) => prepared.finish((logits, targets, log_sum_exp), y),
-            OpsKind::UnTracked(prepared) => prepared.finish(y),
-        }
-    }
-
-    fn masked_softmax(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        let prepared = MaskedSoftmax.prepare::<C>([scores.node()]).compute_bound().stateful();
-        let y = B::masked_softmax_forward(scores.into_primitive(), hidden, scale);
-        match prepared {
-            OpsKind::Tracked(prepared) => prepared.finish((y.clone(), scale), y),
             OpsKind::UnTracked(prepared) => prepared.finish(y),
         }
     }

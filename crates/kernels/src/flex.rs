@@ -4,10 +4,10 @@ use crate::ops::{Kernels, plain};
 use crate::path::Path;
 use crate::product::Matrix;
 use crate::{AttentionSpec, attention};
-use crate::{linear, log_probability, masked_softmax, rms_norm, rope, shard_softmax, swiglu};
+use crate::{linear, log_probability, rms_norm, rope, shard_softmax, swiglu};
 use burn::backend::Flex;
 use burn::backend::ops::FloatTensorOps;
-use burn::backend::tensor::{BoolTensor, FloatTensor, IntTensor};
+use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::tensor::{DType, TensorData};
 use std::sync::Arc;
 
@@ -149,21 +149,6 @@ impl Kernels for Flex {
                 log_probability::backward_flex(logits, &targets, &lse, &gradient)
             }
             _ => plain::log_probability_backward::<Self>(logits, targets, log_sum_exp, gradient),
-        }
-    }
-
-    fn masked_softmax_forward(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        if fused([&scores]) && scores.is_contiguous() {
-            masked_softmax::forward_flex(scores, &hidden, scale)
-        } else {
-            plain::masked_softmax_forward::<Self>(scores, hidden, scale)
-        }
-    }
-
-    fn masked_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        match contiguous([&y]) {
-            Some([y]) if fused([&dy]) && dy.is_contiguous() => masked_softmax::backward_flex(&y, dy, scale),
-            _ => plain::masked_softmax_backward::<Self>(y, dy, scale),
         }
     }
 

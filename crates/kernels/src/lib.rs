@@ -17,7 +17,6 @@ mod huge_pages;
 mod layer_norm;
 mod linear;
 mod log_probability;
-mod masked_softmax;
 mod matrix_vector;
 mod ops;
 mod packed_linear;
@@ -44,7 +43,6 @@ pub use linear::{
     WeightGrad, WeightGrads, WeightPlace, linear, linear_forward, linear_input_gradient, weight_gradient,
 };
 pub use log_probability::log_probability;
-pub use masked_softmax::masked_softmax;
 pub use ops::Kernels;
 pub use packed_linear::packed_linear;
 pub use path::Path;

@@ -100,21 +100,6 @@ pub trait Kernels: Backend {
         Self::log_probability_forward(logits, targets).0
     }
 
-    /// See [`crate::masked_softmax()`].
-    fn masked_softmax_forward(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        plain::masked_softmax_forward::<Self>(scores, hidden, scale)
-    }
-
-    /// Gradient of the scores from the weights `y` and their gradient.
-    fn masked_softmax_backward(y: FloatTensor<Self>, dy: FloatTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        plain::masked_softmax_backward::<Self>(y, dy, scale)
-    }
-
-    /// See [`crate::masked_softmax()`].
-    fn masked_softmax(scores: FloatTensor<Self>, hidden: BoolTensor<Self>, scale: f64) -> FloatTensor<Self> {
-        Self::masked_softmax_forward(scores, hidden, scale)
-    }
-
     /// Normalised and scaled rows, and one over each row's root mean square `[n]`.
     fn rms_norm_forward(
         x: FloatTensor<Self>,
@@ -367,12 +352,8 @@ pub(crate) mod plain {
         (B::float_reshape(B::float_matmul(scores, k), shape), dk, dv)
     }
 
-    /// In a row that hides all, the sum is 0, and the smallest number in its place leaves the zeros.
-    pub fn masked_softmax_forward<B: Backend>(
-        scores: FloatTensor<B>,
-        hidden: BoolTensor<B>,
-        scale: f64,
-    ) -> FloatTensor<B> {
+    /// Exactly 0 for hidden keys. In a row that hides all, the sum is 0, and the smallest number in its place leaves the zeros.
+    fn masked_softmax_forward<B: Backend>(scores: FloatTensor<B>, hidden: BoolTensor<B>, scale: f64) -> FloatTensor<B> {
         let (dtype, hidden) = (scores.dtype(), B::bool_expand(hidden, scores.shape()));
         let scores = B::float_mul_scalar(wide::<B>(scores), scale.into());
         let scores = B::float_mask_fill(scores, hidden.clone(), f32::MIN.into());
@@ -382,7 +363,7 @@ pub(crate) mod plain {
         narrow::<B>(B::float_div(exp, B::float_clamp_min(total, f32::MIN_POSITIVE.into())), dtype)
     }
 
-    pub fn masked_softmax_backward<B: Backend>(y: FloatTensor<B>, dy: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
+    fn masked_softmax_backward<B: Backend>(y: FloatTensor<B>, dy: FloatTensor<B>, scale: f64) -> FloatTensor<B> {
         let (dtype, y, dy) = (dy.dtype(), wide::<B>(y), wide::<B>(dy));
         let mean = B::float_sum_dim(B::float_mul(y.clone(), dy.clone()), 3);
         narrow::<B>(B::float_mul_scalar(B::float_mul(y, B::float_sub(dy, mean)), scale.into()), dtype)

@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use burn::tensor::{Bool, DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use kernels::{Seed, WeightGrads, WeightPlace, weight_gradient};
 use std::sync::mpsc::channel;
 
@@ -143,19 +143,6 @@ fn rope([n, heads, half]: [usize; 3]) -> Case {
     Case { name: "rope", shapes: vec![[n, heads * 2 * half]], apply: Box::new(apply) }
 }
 
-/// Keys hidden here and there; the last query of every row sees none.
-fn masked_softmax([rows, heads, queries, keys]: [usize; 4]) -> Case {
-    let apply = move |x: &[Tensor<2>]| {
-        let at = |i: usize| (i * 7 % 5 < 2 && !i.is_multiple_of(keys)) || i / keys % queries == queries - 1;
-        let hidden: Vec<bool> = (0..rows * queries * keys).map(at).collect();
-        let hidden: Tensor<4, Bool> =
-            Tensor::from_data(TensorData::new(hidden, [rows, 1, queries, keys]), &Device::flex());
-        let y = kernels::masked_softmax(x[0].clone().reshape([rows, heads, queries, keys]), hidden, 0.3);
-        y.reshape([rows * heads * queries, keys])
-    };
-    Case { name: "masked_softmax", shapes: vec![[rows * heads * queries, keys]], apply: Box::new(apply) }
-}
-
 fn linear([n, n_in, n_out]: [usize; 3]) -> Case {
     let apply = move |x: &[Tensor<2>]| {
         let w = tensor(noise(n_out * n_in, 3), [n_out, n_in], x[0].dtype());
@@ -177,7 +164,6 @@ fn fused_equals_composed_equals_differences() {
         [[1, 1], [3, 11], [131, 127]].map(geglu).into(),
         [[1, 1], [1, 2], [5, 33], [11, 131]].map(log_probability).into(),
         [[1, 1, 1], [3, 2, 5], [67, 3, 4]].map(rope).into(),
-        [[1, 1, 2, 1], [2, 3, 5, 7], [1, 2, 3, 67]].map(masked_softmax).into(),
         [[1, 1, 1], [5, 3, 7], [67, 31, 13]].map(linear).into(),
     ];
     for case in cases.iter().flatten() {
@@ -185,7 +171,6 @@ fn fused_equals_composed_equals_differences() {
     }
     for size in [30.0, 1e4] {
         check(&log_probability([5, 33]), size);
-        check(&masked_softmax([2, 3, 5, 7]), size);
         check(&swiglu([3, 11]), size);
         check(&rms_norm([3, 32]), size);
         check(&layer_norm([3, 32]), size);
