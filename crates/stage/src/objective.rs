@@ -12,11 +12,11 @@ pub enum Objective {
 }
 
 impl Objective {
-    /// Each row's share of the step's loss, and the derivative by each log-probability.
+    /// Each row's share of the step's loss.
     ///
     /// # Shapes
-    /// - log_probability and weights: `[n]`, in rows of `n_tokens`; shares: `[n / n_tokens]`; derivative: `[n]`
-    pub fn loss(&self, log_probability: &[f32], weights: &[f32], n_tokens: usize) -> (Vec<f64>, Vec<f32>) {
+    /// - log_probability and weights: `[n]`, in rows of `n_tokens`; result: `[n / n_tokens]`
+    pub fn loss(&self, log_probability: &[f32], weights: &[f32], n_tokens: usize) -> Vec<f64> {
         match *self {
             Objective::NextToken { total_weight } => {
                 let rows = log_probability.chunks(n_tokens).zip(weights.chunks(n_tokens));
@@ -27,7 +27,7 @@ impl Objective {
                         counted.map(|(&log_probability, &weight)| -f64::from(log_probability) * f64::from(weight));
                     nats.sum::<f64>() / total_weight
                 });
-                (shares.collect(), self.derivative(weights))
+                shares.collect()
             }
         }
     }

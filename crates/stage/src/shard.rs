@@ -126,7 +126,8 @@ impl Shard {
         let Kept { tensors, targets, weights } =
             self.kept.remove(&microbatch).expect("invariant: VS before VT in a valid schedule");
         let softmax = softmax(statistics);
-        let (loss, derivative) = objective.loss(&softmax.log_probability, &weights, n_tokens);
+        let loss = objective.loss(&softmax.log_probability, &weights, n_tokens);
+        let derivative = objective.derivative(&weights);
         let Some((hidden, exponentials)) = tensors else {
             let hidden_gradient = (algorithm == VocabularyAlgorithm::TwoBarriers).then(Vec::new);
             return Backwarded { loss, hidden_gradient };
@@ -182,7 +183,7 @@ impl Shard {
                     target_rows.push(rows);
                 }
                 let softmax = Softmax::new(&statistics);
-                let (_, derivative) = objective.loss(&softmax.log_probability, weights, n);
+                let derivative = objective.derivative(weights);
                 let target_rows = self.cut.gather(targets, &target_rows, self.width);
                 let rows = sum.par_chunks_mut(self.width).zip(target_rows.par_chunks(self.width)).enumerate();
                 rows.for_each(|(token, (sum, target_row))| {

@@ -93,7 +93,7 @@ pub(crate) fn evaluate(
     match store.part.forward(rows, hidden, tape) {
         Output::Hidden(hidden) => Forwarded::Carry(Carry { hidden: f32(hidden), rows: without_ids(rows) }),
         Output::Normalised(hidden) => Forwarded::Normalised(Carry { hidden: f32(hidden), rows: without_ids(rows) }),
-        Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights, rows.n_tokens).0),
+        Output::LogProbability(y) => Forwarded::Loss(objective.loss(&into_vec(y), &rows.weights, rows.n_tokens)),
     }
 }
 
@@ -156,7 +156,7 @@ fn head(store: &mut Store, normalised: &Tensor<2>, rows: &Rows, objective: &Obje
     let matrix = store.part.parameters()[number].matrix();
     let derivative = objective.derivative(&rows.weights);
     let found = store.training.add_head(number, normalised, &matrix, &rows.targets, &derivative);
-    (found.0, objective.loss(&found.1.of_target, &rows.weights, rows.n_tokens).0)
+    (found.0, objective.loss(&found.1.of_target, &rows.weights, rows.n_tokens))
 }
 
 fn track(store: &Store, rows: Rows, hidden: Option<Tensor<2>>) -> (Saved, Forwarded) {

@@ -112,7 +112,7 @@ impl Player {
         let from: Vec<Rank> = (0..step.schedule.n_ranks()).map(Rank).collect();
         let statistics = self.take(step, meeting::channel(Meeting::Softmax(microbatch)), &from)?;
         let n_tokens = step.microbatches[microbatch.0].n_tokens;
-        Ok(step.objective.loss(&shard::softmax(statistics).log_probability, weights, n_tokens).0)
+        Ok(step.objective.loss(&shard::softmax(statistics).log_probability, weights, n_tokens))
     }
 
     /// Where only the head is sharded and the embedding, whole on one stage, is the same matrix: sums the gradients of
