@@ -5,6 +5,7 @@
 
 mod carry;
 mod cut;
+mod drawn;
 mod error;
 mod meeting;
 mod not_finite;
@@ -25,6 +26,7 @@ mod updates;
 mod visit;
 mod vocabulary;
 
+pub use drawn::drawn;
 pub use error::StageError;
 pub use not_finite::NotFinite;
 pub use objective::Objective;

@@ -11,8 +11,7 @@ use mesh::{Cores, Rank, StageMap};
 use model::Rows;
 use schedule::{Backward, Kind, Spec, generate, with_transfers};
 use simulate::Category;
-use stage::{Objective, Pipeline, PipelineSpec, Recompute, Source, Step, Update};
-use std::convert::Infallible;
+use stage::{Objective, Pipeline, PipelineSpec, Recompute, Step, Update};
 use std::time::Duration;
 
 #[global_allocator]
@@ -43,13 +42,7 @@ fn logit_bytes(vocabulary: usize, n: usize) -> u64 {
         cores: vec![Cores { ranks: vec![Rank(0)], permits: 1, threads: 2 }],
         deadline: Duration::from_secs(60),
     };
-    let mut pipeline = Pipeline::start(&spec, |weight, source| {
-        Ok::<_, Infallible>(match source {
-            Source::Value => model::draw(&architecture, weight, 0),
-            _ => vec![0.0; weight.n_elements()],
-        })
-    })
-    .unwrap();
+    let mut pipeline = Pipeline::start(&spec, stage::drawn(&architecture, 0)).unwrap();
     let spec = Spec { kind: Kind::OneFOneB, backward: Backward::Fused };
     let schedule = with_transfers(&generate(spec, &route, 1, pipeline.tied()).unwrap());
     let ids: Vec<i32> = (0..n).map(|i| (i * 31 % vocabulary) as i32).collect();

@@ -14,9 +14,8 @@ use schedule::{
     generate, interlaced, with_transfers, with_vocabulary,
 };
 use simulate::{Category, Costs, MemorySample, Timeline, simulate};
-use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Source, Step, Update};
+use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Step, Update};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::time::Duration;
 
 #[global_allocator]
@@ -124,6 +123,7 @@ impl Running {
         let cores = vec![Cores { ranks: (0..n_ranks).map(Rank).collect(), permits: 2, threads: 1 }];
         // Parameters by name, as they are asked for: a matrix tied over two stages is one.
         let mut built: BTreeMap<String, usize> = BTreeMap::new();
+        let drawn = stage::drawn(&architecture, 3);
         let pipeline = Pipeline::start(
             &PipelineSpec {
                 architecture: architecture.clone(),
@@ -138,10 +138,7 @@ impl Running {
             },
             |weight, source| {
                 built.insert(weight.name.clone(), weight.n_elements());
-                Ok::<_, Infallible>(match source {
-                    Source::Value => model::draw(&architecture, weight, 3),
-                    _ => vec![0.0; weight.n_elements()],
-                })
+                drawn(weight, source)
             },
         )
         .unwrap();

@@ -13,8 +13,7 @@ use schedule::{
     with_transfers, with_vocabulary,
 };
 use simulate::{Category, Timeline};
-use stage::{NotFinite, Objective, Pipeline, PipelineSpec, Recompute, RollBack, Source, Step, Update};
-use std::convert::Infallible;
+use stage::{NotFinite, Objective, Pipeline, PipelineSpec, Recompute, RollBack, Step, Update};
 use std::time::Duration;
 
 #[global_allocator]
@@ -66,13 +65,7 @@ fn measure(vocabulary: Option<Vocabulary>, roll_back: RollBack) -> Timeline {
         cores: vec![Cores { ranks: (0..N_RANKS).map(Rank).collect(), permits: 2, threads: 1 }],
         deadline: Duration::from_secs(60),
     };
-    let mut pipeline = Pipeline::start(&spec, |weight, source| {
-        Ok::<_, Infallible>(match source {
-            Source::Value => model::draw(&architecture, weight, 3),
-            _ => vec![0.0; weight.n_elements()],
-        })
-    })
-    .unwrap();
+    let mut pipeline = Pipeline::start(&spec, stage::drawn(&architecture, 3)).unwrap();
     let spec = Spec { kind: Kind::ZbH1, backward: Backward::Split };
     let plain = generate(spec, &stage_map.route(), 2, pipeline.tied()).unwrap();
     let plain = match vocabulary {

@@ -124,7 +124,7 @@ impl RunPlan {
     /// # Errors
     /// When a step fails.
     pub fn calibrate(&mut self, settings: &Settings) -> Result<(), TrainError> {
-        let mut pipeline = self.drawn_pipeline(settings)?;
+        let Ok(mut pipeline) = Pipeline::start(&self.spec, stage::drawn(&self.spec.architecture, settings.seed));
         let mut number = 0;
         for _ in 0..CALIBRATIONS_MAX {
             let before = matmul_gflops();
@@ -137,16 +137,6 @@ impl RunPlan {
             }
         }
         Ok(())
-    }
-
-    fn drawn_pipeline(&self, settings: &Settings) -> Result<Pipeline, TrainError> {
-        let architecture = &self.spec.architecture;
-        Pipeline::start(&self.spec, |weight, source| {
-            Ok::<_, TrainError>(match source {
-                stage::Source::Value => model::draw(architecture, weight, settings.seed),
-                _ => vec![0.0; weight.n_elements()],
-            })
-        })
     }
 
     /// Timelines of the counted steps.

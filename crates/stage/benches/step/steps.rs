@@ -2,15 +2,14 @@
 
 use crate::clock::Clock;
 use crate::shape::Shape;
-use architecture::{Architecture, Partition};
+use architecture::Partition;
 use burn::tensor::Device;
 use kernels::AdamW;
 use mesh::{Cores, Rank, StageMap};
 use model::Rows;
 use schedule::{Action, Backward, Kind, Op, Schedule, Spec, generate, with_transfers};
 use simulate::Timeline;
-use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Source, Step, Update};
-use std::convert::Infallible;
+use stage::{Objective, Pipeline, PipelineSpec, Recompute, Report, Step, Update};
 use std::time::Duration;
 
 /// Steps of a shape, from drawn weights on.
@@ -38,7 +37,7 @@ impl Steps {
             cores: vec![Cores { ranks: (0..n_ranks).map(Rank).collect(), permits: n_ranks, threads }],
             deadline: Duration::from_secs(600),
         };
-        let pipeline = start(&spec.architecture, &spec);
+        let Ok(pipeline) = Pipeline::start(&spec, stage::drawn(&spec.architecture, 0));
         // One stage splits its backward, so that both passes are seen; of two, 1F1B does not.
         let backward = if n_ranks == 1 { Backward::Split } else { Backward::Fused };
         let spec = Spec { kind: Kind::OneFOneB, backward };
@@ -79,16 +78,6 @@ impl Steps {
         let ids: Vec<i32> = (0..n).map(|i| ((i + number * n) * 7919 % vocabulary) as i32).collect();
         Rows { targets: ids.clone(), weights: vec![1.0; n], ..Rows::to_read(ids, tokens) }
     }
-}
-
-fn start(architecture: &Architecture, spec: &PipelineSpec) -> Pipeline {
-    let start = Pipeline::start(spec, |weight, source| {
-        Ok::<_, Infallible>(match source {
-            Source::Value => model::draw(architecture, weight, 0),
-            _ => vec![0.0; weight.n_elements()],
-        })
-    });
-    start.expect("a pipeline")
 }
 
 /// Wall time of forwards, of backwards (of the input, where they are split), of weight passes and of the rest.

@@ -11,8 +11,7 @@ use model::Rows;
 use schedule::{Action, Backward, Kind, Op, Spec};
 use serde::Serialize;
 use simulate::Timeline;
-use stage::{Objective, Pipeline, PipelineSpec, Recompute, Source, Step, Update};
-use std::convert::Infallible;
+use stage::{Objective, Pipeline, PipelineSpec, Recompute, Step, Update};
 use std::time::{Duration, Instant};
 
 /// What steps took.
@@ -81,12 +80,7 @@ pub fn measure(architecture: &Architecture, args: &Args, device: &Device, thread
         deadline: Duration::from_secs(600),
         stage_map,
     };
-    let mut pipeline = Pipeline::start(&spec, |weight, source| {
-        Ok::<_, Infallible>(match source {
-            Source::Value => model::draw(architecture, weight, 0),
-            _ => vec![0.0; weight.n_elements()],
-        })
-    })?;
+    let mut pipeline = Pipeline::start(&spec, stage::drawn(architecture, 0))?;
     let route: Route = spec.stage_map.route();
     let one = Spec { kind: Kind::OneFOneB, backward: Backward::Split };
     let schedule = schedule::with_transfers(&schedule::generate(one, &route, 1, pipeline.tied())?);
