@@ -30,14 +30,15 @@ impl Format {
         }
     }
 
-    /// Bytes of [`Format::values_per_unit`] values.
-    pub fn bytes_per_unit(self) -> usize {
-        match self {
+    /// Bytes of `n_values` values, a multiple of [`Format::values_per_unit`].
+    pub fn n_bytes(self, n_values: usize) -> usize {
+        let bytes_per_unit = match self {
             Format::F32 => 4,
             Format::F16 | Format::Bf16 => 2,
             Format::Q8 => size_of::<Q8Block>(),
             Format::Q4 => size_of::<Q4Block>(),
-        }
+        };
+        n_values / self.values_per_unit() * bytes_per_unit
     }
 }
 

@@ -90,7 +90,7 @@ impl Matrix {
 
     /// Bytes of the packed values.
     pub fn n_bytes(&self) -> usize {
-        self.rows * self.columns / self.format().values_per_unit() * self.format().bytes_per_unit()
+        self.format().n_bytes(self.rows * self.columns)
     }
 
     /// Writes the values that row `i` stands for to `to`.

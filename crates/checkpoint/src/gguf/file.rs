@@ -65,7 +65,7 @@ impl Header {
 
 impl Tensor {
     fn n_bytes(&self) -> usize {
-        self.dims.iter().product::<usize>() / self.format.values_per_unit() * self.format.bytes_per_unit()
+        self.format.n_bytes(self.dims.iter().product())
     }
 }
 

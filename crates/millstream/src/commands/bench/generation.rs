@@ -81,7 +81,7 @@ fn speed(architecture: &Architecture, format: Format, prompt: &[u32], tokens_max
         prompt_tokens_per_s: prompt.len() as f64 / prompt_s,
         prompt_share: 0.0,
         tokens_per_s,
-        bytes_per_token: (matrix_elements(architecture) / format.values_per_unit() * format.bytes_per_unit()) as u64,
+        bytes_per_token: format.n_bytes(matrix_elements(architecture)) as u64,
         bandwidth_share: 0.0,
     })
 }
