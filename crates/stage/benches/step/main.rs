@@ -12,6 +12,9 @@
 //! and steps, of which the first is not counted. With one thread time is the process's own CPU time, so that busy
 //! neighbours do not count; else wall time.
 
+// As the program does, so that large blocks are reused and not cleared by the kernel each time.
+#[path = "../../../millstream/src/allocator.rs"]
+mod allocator;
 mod clock;
 mod comparison;
 mod shape;
@@ -40,7 +43,7 @@ enum Task {
 }
 
 fn main() -> ExitCode {
-    keep_large_blocks();
+    allocator::keep_large_blocks();
     let (mut task, mut sizes) = (Task::One, Vec::new());
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
@@ -102,16 +105,4 @@ fn status_mb(line: &str) -> f64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let found = status.lines().find_map(|text| text.strip_prefix(line));
     found.and_then(|text| text.split_whitespace().next()?.parse::<f64>().ok()).map_or(0.0, |kb| kb / 1e3)
-}
-
-/// As the program does, so that large blocks are reused and not cleared by the kernel each time, from one heap.
-fn keep_large_blocks() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallopt takes two integers by value; no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
-        libc::mallopt(libc::M_TOP_PAD, 256 << 20);
-        libc::mallopt(libc::M_ARENA_MAX, 1);
-    }
 }
