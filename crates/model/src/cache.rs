@@ -82,7 +82,7 @@ impl Layer {
             let n = held.len();
             let size = (2 * (n + n_new)).max(ROOM_MIN);
             let moved = |t: Tensor<4>| {
-                let larger = Tensor::zeros([rows, heads, size, e], &t.device());
+                let larger = Tensor::zeros([rows, heads, size, e], (&t.device(), t.dtype()));
                 let larger = larger.slice_assign(at(0..n), t.narrow(2, held.start, n));
                 // Every token from now on reads all of it.
                 kernels::hold_tensor_in_huge_pages(&larger);

@@ -132,7 +132,7 @@ impl Part {
     }
 
     /// What blocks compute in.
-    pub fn dtype(&self) -> DType {
+    pub(crate) fn dtype(&self) -> DType {
         self.dtype
     }
 
@@ -157,7 +157,7 @@ impl Part {
     }
 
     /// The packed matrix named `name`, of a part that has any.
-    pub fn matrix(&self, name: &str) -> Option<&Matrix> {
+    pub(crate) fn matrix(&self, name: &str) -> Option<&Matrix> {
         self.packed.get(name)
     }
 

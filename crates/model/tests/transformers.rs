@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{DType, Device, Tensor};
 use checkpoint::read_folder;
 use model::{Cache, Output, Part, Rows, Tape};
 use safetensors::SafeTensors;
@@ -114,4 +114,23 @@ fn check_isolation(name: &str) {
     // Sums over hidden keys are exact zeros; only the order of the product's additions may differ.
     let difference = largest_difference(&together, &alone);
     assert!(difference < 1e-5, "{name}: {difference}");
+}
+
+/// In bf16, where a cache grows: tokens one by one as all at once.
+#[test]
+fn caches_hold_what_the_part_computes_in() {
+    let ids = [3, 1, 4, 1, 5, 9, 2];
+    for name in ["llama/three_layers", "families/gemma3", "families/gpt2"] {
+        let part = whole_model(&fixtures().join(name)).computing_in(DType::BF16);
+        let at_once = values(part.logits(&Rows::to_read(ids.to_vec(), ids.len()), &mut Cache::new()));
+        let mut cache = Cache::new();
+        let one_by_one = (0..).zip(ids).flat_map(|(position, id)| {
+            let rows = Rows { positions: vec![position], ..Rows::to_read(vec![id], 1) };
+            values(part.logits(&rows, &mut cache))
+        });
+        let difference = largest_difference(&one_by_one.collect::<Vec<_>>(), &at_once);
+        // Found are none; products that add in another order may round to another of 8 bits.
+        let largest = at_once.iter().fold(0.0f32, |max, x| max.max(x.abs()));
+        assert!(difference <= largest / 128.0, "{name}: off by {difference} of {largest}");
+    }
 }
