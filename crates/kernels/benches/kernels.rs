@@ -1,5 +1,5 @@
-//! Every kernel at the shapes of docs/benchmarks.md, on all cores: operations or bytes a second, to be held against the
-//! machine's own limits, which are measured first.
+//! The kernels of a Llama at the shapes of docs/benchmarks.md, on all cores: operations or bytes a second, to be held
+//! against the machine's own limits, which are measured first.
 //!
 //! Before that, one check that fails: a kernel compiled for the baseline instead of the processor at hand is several
 //! times slower than it should be, and 35 times when its fused multiply-adds become library calls.

@@ -67,8 +67,8 @@ pub fn head_log_probability(x: &Tensor<2>, w: &Tensor<2>, targets: &[i32], spec:
 /// - as for [`head_log_probability`]; derivative: `[n]`; sum: `[vocabulary, d]`, plain
 ///
 /// In f16 or bf16 the three products have operands of that type, the logits are f32 in between, and `sum` keeps its own.
-/// A token whose derivative is 0 counts for nothing, whatever its logits are. Deterministic, whatever the number of
-/// threads.
+/// A token whose derivative is 0 counts for nothing, whatever its logits are. The same bits whatever the number of
+/// threads where the product's tiles are ours: with AVX-512 or AVX2, on the fused path.
 ///
 /// # Panics
 /// As [`head_log_probability`].

@@ -16,7 +16,8 @@ pub enum Path {
 static COMPOSED: AtomicBool = AtomicBool::new(false);
 
 impl Path {
-    /// Makes this the way of all operations of the process from now on. Not to be changed between a forward and its
+    /// Makes this the way of all operations on activations in this process from now on, but for products with packed
+    /// matrices: these, AdamW, sums of squares and sizes have one way. Not to be changed between a forward and its
     /// backward, which may want what only the other way keeps.
     pub fn choose(self) {
         COMPOSED.store(self == Path::Composed, Ordering::Relaxed);

@@ -1,7 +1,8 @@
 //! Matrix products in f32, blocked for the caches, on all threads of the current pool.
 //!
-//! Chosen by measurement over libraries: docs/benchmarks.md. Every element is summed in the same order however many
-//! threads there are and however the rows are shared among them.
+//! Chosen by measurement over libraries: docs/benchmarks.md. With AVX-512 or AVX2, where tiles are ours, every element is
+//! summed in the same order however many threads there are and however the rows are shared among them; for other
+//! processors a library has the product, which promises nothing of the kind.
 
 use crate::tile::{Isa, ROWS, Tile};
 use crate::vector::{sum, vectorised};
@@ -238,8 +239,10 @@ impl Strips<'_> {
 /// Space that lives for one operation, from the start of a cache line: allocators give large blocks 16 bytes past one, and
 /// then every vector of AVX-512 would lie in two.
 ///
-/// It comes from the system and not by way of the program's allocator: a memory account is kept of tensors, and this is
-/// at most [`PACKED`] elements of a product and a few of a thread, whatever the model.
+/// It comes from the system and not by way of the program's allocator: a memory account is kept of tensors. This is
+/// beside it: at most [`PACKED`] elements of a product, a few of a thread, and 4 MB of unpacked weights, whatever the
+/// model; and in attention, for each thread, two matrices as large as a head's keys, in its backward five, which grow with
+/// the row.
 pub(crate) struct Scratch {
     start: NonNull<f32>,
     layout: Layout,

@@ -43,7 +43,8 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
 
-    /// How the processor computes: by our own loops, or, for comparison, by compositions of the tensor library's operations
+    /// How the processor computes all operations on activations: by our own loops, or, for comparison, by compositions of
+    /// the tensor library's operations
     #[arg(long, global = true, value_enum, value_name = "PATH", default_value_t = Kernels::Fused)]
     kernels: Kernels,
 }
