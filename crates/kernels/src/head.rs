@@ -1,12 +1,13 @@
 //! The head in chunks over tokens: product with the vocabulary, log-probabilities, and from the objective's derivative
 //! the gradients, without logits of more tokens than a chunk's.
 
+use crate::Kernels;
 use crate::flex::{self, slice, slice_mut};
 use crate::log_probability::log_sum_exp;
 use crate::product::{Into, Matrix, product, unwritten};
 use crate::tile::Isa;
 use crate::vector::{exp, vectorised};
-use burn::backend::{Flex, tensor::FloatTensor};
+use burn::backend::{Dispatch, Flex, tensor::FloatTensor};
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
@@ -209,12 +210,14 @@ impl<'a> Head<'a> {
             }
             let targets: Tensor<1, Int> =
                 Tensor::from_data(TensorData::new(self.targets[first..first + m].to_vec(), [m]), &x.device());
-            let targets = targets.unsqueeze_dim::<2>(1);
-            let max = logits.clone().max_dim(1);
-            let lse = (logits.clone() - max.clone()).exp().sum_dim(1).log() + max;
-            let of_target = logits.clone().gather(1, targets.clone()) - lse.clone();
+            let both = <Dispatch as Kernels>::log_probability_forward(
+                logits.clone().into_dispatch(),
+                targets.clone().into_dispatch(),
+            );
+            let [of_target, lse] = <[_; 2]>::from(both).map(Tensor::<1>::from_dispatch);
             of_targets.push(of_target);
             log_sum_exps.push(lse.clone());
+            let (targets, lse) = (targets.unsqueeze_dim::<2>(1), lse.unsqueeze_dim::<2>(1));
             if let (Some(derivative), Some(so_far)) = (derivative, sum.take()) {
                 let derivative = Tensor::<1>::from_data(
                     TensorData::new(derivative[first..first + m].to_vec(), [m]),
@@ -241,11 +244,11 @@ impl<'a> Head<'a> {
     }
 }
 
-fn host(columns: Vec<Tensor<2>>) -> Vec<f32> {
-    if columns.is_empty() {
+fn host(chunks: Vec<Tensor<1>>) -> Vec<f32> {
+    if chunks.is_empty() {
         return Vec::new();
     }
-    Tensor::cat(columns, 0).cast(DType::F32).into_data().try_into_vec().expect("invariant: cast to f32")
+    Tensor::cat(chunks, 0).cast(DType::F32).into_data().try_into_vec().expect("invariant: cast to f32")
 }
 
 /// `tanh x = 1 - 2 / (e^2x + 1)`.
