@@ -10,6 +10,7 @@ use crate::product::{Shared, unwritten};
 use crate::tile::Isa;
 use packed::{BLOCK, Matrix, Q4Block, Q8Block, Values, bf16, f16};
 use rayon::prelude::*;
+use std::ops::Range;
 
 /// Vectors that share one reading of the weights in registers; of more, each four read a task's rows again from the cache.
 pub(crate) const VECTORS: usize = 4;
@@ -32,52 +33,81 @@ pub(crate) struct Dots<T> {
 /// What computes them for 1 to [`VECTORS`] vectors.
 pub(crate) type Table<T> = [unsafe fn(Dots<T>); VECTORS];
 
-/// `x w^T`: each of `n` vectors with each row of the matrix, `[n, rows]`.
+/// `x w^T` for each matrix: each of `n` vectors with each of its rows, `[n, rows]`. One call for several that read the same
+/// vectors costs one gathering of the threads.
 ///
 /// # Panics
-/// When `x` is not `n` vectors of the matrix's width.
-pub(crate) fn vectors_times_rows(isa: Isa, x: &[f32], n: usize, w: &Matrix) -> Vec<f32> {
-    let [rows, columns] = w.dims();
-    assert_eq!(x.len(), n * columns, "vectors of the matrix's width");
-    let mut y = unwritten(n * rows);
-    match w.values() {
-        Values::F32(w) => products(f32_table(isa), &mut y, x, w, columns),
-        Values::F16(w) => products(f16_table(isa), &mut y, x, w, columns),
-        Values::Bf16(w) => products(bf16_table(isa), &mut y, x, w, columns),
-        Values::Q8(w) => products(q8_table(isa), &mut y, x, w, columns),
-        Values::Q4(w) => products(q4_table(isa), &mut y, x, w, columns),
+/// When `x` is not `n` vectors of the matrices' width.
+pub(crate) fn vectors_times_rows<const N: usize>(
+    isa: Isa,
+    x: &[f32],
+    n: usize,
+    matrices: [&Matrix; N],
+) -> [Vec<f32>; N] {
+    let mut results = matrices.map(|w| {
+        let [rows, columns] = w.dims();
+        assert_eq!(x.len(), n * columns, "vectors of the matrix's width");
+        unwritten(n * rows)
+    });
+    if x.is_empty() {
+        results.iter_mut().for_each(|y| y.fill(0.0));
+        return results;
     }
-    y
+    let all_rows: usize = matrices.iter().map(|w| w.dims()[0]).sum();
+    let task_rows = all_rows.div_ceil(TASKS * rayon::current_num_threads()).max(TASK_ROWS);
+    let runs: Vec<Run> = matrices
+        .into_iter()
+        .zip(&mut results)
+        .flat_map(|(w, y)| {
+            let ([n_rows, _], y) = (w.dims(), Shared::new(y));
+            (0..n_rows).step_by(task_rows).map(move |first| Run { x, w, y, rows: first..n_rows.min(first + task_rows) })
+        })
+        .collect();
+    runs.into_par_iter().with_max_len(1).for_each(|run| run.multiply(isa));
+    results
 }
 
-/// Runs of rows are tasks: a thread reads memory in one direction.
-fn products<T: Sync>(table: Table<T>, y: &mut [f32], x: &[f32], w: &[T], columns: usize) {
-    let n = x.len() / columns.max(1);
-    if n == 0 || y.is_empty() {
-        return y.fill(0.0);
+/// Rows of a matrix that one task multiplies, so that a thread reads memory in one direction.
+struct Run<'a> {
+    x: &'a [f32],
+    w: &'a Matrix,
+    /// `[vectors, rows of w]`
+    y: Shared,
+    rows: Range<usize>,
+}
+
+impl Run<'_> {
+    fn multiply(self, isa: Isa) {
+        match self.w.values() {
+            Values::F32(w) => self.products(f32_table(isa), w),
+            Values::F16(w) => self.products(f16_table(isa), w),
+            Values::Bf16(w) => self.products(bf16_table(isa), w),
+            Values::Q8(w) => self.products(q8_table(isa), w),
+            Values::Q4(w) => self.products(q4_table(isa), w),
+        }
     }
-    let n_rows = y.len() / n;
-    let row = w.len() / n_rows;
-    let task_rows = n_rows.div_ceil(TASKS * rayon::current_num_threads()).max(TASK_ROWS);
-    let to = Shared::new(y);
-    (0..n_rows.div_ceil(task_rows)).into_par_iter().for_each(|task| {
-        for i in task * task_rows..n_rows.min((task + 1) * task_rows) {
+
+    /// `w`: the matrix's values.
+    fn products<T>(self, table: Table<T>, w: &[T]) {
+        let [n_rows, columns] = self.w.dims();
+        let (n, row) = (self.x.len() / columns, w.len() / n_rows);
+        for i in self.rows {
             for first in (0..n).step_by(VECTORS) {
                 let vectors = VECTORS.min(n - first);
                 // SAFETY: a row of the weights, `vectors` vectors of the input and their places in the result, this
-                // task's alone; the table is of instructions that this processor has.
+                // run's alone; the table is of instructions that this processor has.
                 unsafe {
                     table[vectors - 1](Dots {
                         w: w.as_ptr().add(i * row),
-                        x: x.as_ptr().add(first * columns),
+                        x: self.x.as_ptr().add(first * columns),
                         columns,
-                        out: to.at(first * n_rows + i),
+                        out: self.y.at(first * n_rows + i),
                         out_row: n_rows,
                     });
                 }
             }
         }
-    });
+    }
 }
 
 macro_rules! table_of {
@@ -204,7 +234,7 @@ mod tests {
                     let columns = if format.values_per_unit() == 1 { columns - 1 } else { columns };
                     let w = Matrix::pack(format, "w", [rows, columns], noise(rows * columns, 3)).unwrap();
                     let x = noise(n * columns, 1);
-                    let found = vectors_times_rows(isa, &x, n, &w);
+                    let [found] = vectors_times_rows(isa, &x, n, [&w]);
                     for (at, row) in unpacked(&w).chunks(columns).enumerate() {
                         for (j, x) in x.chunks(columns).enumerate() {
                             let terms = row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x));
@@ -220,18 +250,24 @@ mod tests {
         }
     }
 
-    /// Vectors together give the bits that each gives alone, on any number of threads.
+    /// Vectors together, and matrices together, give the bits that each gives alone, on any number of threads.
     #[test]
     fn company_changes_no_bit() {
-        let [n, rows, columns] = [11, 131, 544];
+        let [n, columns] = [11, 544];
         let x = noise(n * columns, 1);
         for isa in Isa::available() {
             for format in Format::ALL {
-                let w = Matrix::pack(format, "w", [rows, columns], noise(rows * columns, 3)).unwrap();
-                let alone: Vec<f32> = x.chunks(columns).flat_map(|x| vectors_times_rows(isa, x, 1, &w)).collect();
+                let of = |rows: usize| Matrix::pack(format, "w", [rows, columns], noise(rows * columns, 3)).unwrap();
+                let matrices = [131, 0, 47].map(of);
+                let matrices = matrices.each_ref();
+                let of_one = |x, w| {
+                    let [y] = vectors_times_rows(isa, x, 1, [w]);
+                    y
+                };
+                let alone = matrices.map(|w| x.chunks(columns).flat_map(|x| of_one(x, w)).collect::<Vec<f32>>());
                 for threads in [1, 3] {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                    let found = pool.install(|| vectors_times_rows(isa, &x, n, &w));
+                    let found = pool.install(|| vectors_times_rows(isa, &x, n, matrices));
                     assert_eq!(found, alone, "{isa:?} {format} on {threads} threads");
                 }
             }

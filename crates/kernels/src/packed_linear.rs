@@ -23,18 +23,30 @@ const UNPACKED: usize = 1 << 20;
 /// # Panics
 /// When the input is not as wide as the weight.
 pub fn packed_linear(x: Tensor<2>, w: &packed::Matrix) -> Tensor<2> {
-    let ([n, n_in], [n_out, w_in], device) = (x.dims(), w.dims(), x.device());
-    assert_eq!(n_in, w_in, "a linear layer's input");
-    let x: Vec<f32> = x.into_data().try_to_vec().expect("invariant: plain f32");
-    Tensor::from_data(TensorData::new(packed_product(&x, n, w), [n, n_out]), &device)
+    let [y] = packed_linears(x, [w]);
+    y
 }
 
-/// As [`packed_linear`], of slices.
-pub(crate) fn packed_product(x: &[f32], n: usize, w: &packed::Matrix) -> Vec<f32> {
+/// As [`packed_linear`], of several weights with one input: quicker than one after the other where the input has few rows.
+///
+/// # Panics
+/// As [`packed_linear`].
+pub fn packed_linears<const N: usize>(x: Tensor<2>, weights: [&packed::Matrix; N]) -> [Tensor<2>; N] {
+    let ([n, n_in], device) = (x.dims(), x.device());
+    weights.iter().for_each(|w| assert_eq!(w.dims()[1], n_in, "a linear layer's input"));
+    let x: Vec<f32> = x.into_data().try_to_vec().expect("invariant: plain f32");
+    let products =
+        if n <= FEW { vectors_times_rows(Isa::detect(), &x, n, weights) } else { weights.map(|w| in_tiles(&x, n, w)) };
+    let mut products = products.into_iter();
+    weights.map(|w| {
+        let y = products.next().expect("invariant: a product for each weight");
+        Tensor::from_data(TensorData::new(y, [n, w.dims()[0]]), &device)
+    })
+}
+
+/// The product of many rows.
+fn in_tiles(x: &[f32], n: usize, w: &packed::Matrix) -> Vec<f32> {
     let (isa, [n_out, n_in]) = (Isa::detect(), w.dims());
-    if n <= FEW {
-        return vectors_times_rows(isa, x, n, w);
-    }
     let (mut y, x) = (unwritten(n * n_out), Matrix::new(x, n_in));
     let mut part = |w: &[f32], at: usize| {
         let n_columns = w.len() / n_in;
@@ -65,6 +77,7 @@ pub(crate) fn packed_product(x: &[f32], n: usize, w: &packed::Matrix) -> Vec<f32
 #[cfg(test)]
 mod tests {
     use super::*;
+    use burn::tensor::Device;
     use packed::Format;
 
     /// Whole numbers that every format holds exactly, so that sums are exact in any order: few rows and many, more weights
@@ -82,8 +95,9 @@ mod tests {
             };
             for format in Format::ALL {
                 let w = with(if format == Format::Q4 { -8.0 } else { 127.0 });
-                let found =
-                    packed_product(&x, n, &packed::Matrix::pack(format, "w", [n_out, n_in], w.clone()).unwrap());
+                let matrix = packed::Matrix::pack(format, "w", [n_out, n_in], w.clone()).unwrap();
+                let input = Tensor::from_data(TensorData::new(x.clone(), [n, n_in]), &Device::flex());
+                let found: Vec<f32> = packed_linear(input, &matrix).into_data().try_to_vec().unwrap();
                 let sum = |i: usize| -> f32 {
                     let (x, w) = (&x[i / n_out * n_in..][..n_in], &w[i % n_out * n_in..][..n_in]);
                     x.iter().zip(w).map(|(x, w)| x * w).sum()

@@ -79,23 +79,21 @@ pub fn memory_gbytes_per_s(budget: Duration) -> f64 {
     best
 }
 
-/// Memory bandwidth of reading alone on all cores, in GB/s: what drawing tokens one by one is held against. The best of
-/// about `budget` of sums over 256 MiB.
-pub fn memory_read_gbytes_per_s(budget: Duration) -> f64 {
+/// The rates of `n` sums over 256 MiB on all cores, in GB/s: memory bandwidth of reading alone, what drawing tokens one by
+/// one is held against.
+pub fn memory_read_rates(n: usize) -> Vec<f64> {
     use rayon::prelude::*;
     const LENGTH: usize = 64 << 20;
     const CHUNK: usize = 1 << 18;
     let data = vec![1.0_f32; LENGTH];
     crate::huge_pages::collapse(&data);
-    let mut best = 0.0_f64;
-    let begin = Instant::now();
-    while best == 0.0 || begin.elapsed() < budget {
-        let round = Instant::now();
+    let rate = |_| {
+        let begin = Instant::now();
         let total: f32 = data.par_chunks(CHUNK).map(read).sum();
-        best = best.max(4e-9 * LENGTH as f64 / round.elapsed().as_secs_f64());
         std::hint::black_box(total);
-    }
-    best
+        4e-9 * LENGTH as f64 / begin.elapsed().as_secs_f64()
+    };
+    (0..n).map(rate).collect()
 }
 
 #[inline(always)]

@@ -24,6 +24,13 @@ impl Speed {
     }
 }
 
+/// The middle one of the finite numbers.
+pub fn median(numbers: impl IntoIterator<Item = f64>) -> Option<f64> {
+    let mut numbers: Vec<f64> = numbers.into_iter().filter(|number| number.is_finite()).collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers.get(numbers.len() / 2).copied()
+}
+
 /// Whether a rate that was `before` and is `after` is no yardstick for what was measured in between.
 pub fn is_unsteady(before: f64, after: f64) -> bool {
     (after / before - 1.0).abs() > UNSTEADY

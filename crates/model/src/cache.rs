@@ -9,6 +9,8 @@ use std::ops::Range;
 pub struct Cache {
     layers: Vec<Option<Layer>>,
     n_tokens: usize,
+    /// Tokens to make room for at once.
+    room: usize,
 }
 
 /// Keys and values with room for more, so that a token costs its own and not a copy of all before it.
@@ -29,6 +31,12 @@ impl Cache {
         Self::default()
     }
 
+    /// An empty cache that moves nothing until it has been given more than `n_tokens`. Layers with a window make room as
+    /// they need it.
+    pub fn with_room(n_tokens: usize) -> Self {
+        Self { room: n_tokens, ..Self::default() }
+    }
+
     /// Tokens read, those included that windows have left behind.
     pub fn n_tokens(&self) -> usize {
         self.n_tokens
@@ -38,11 +46,8 @@ impl Cache {
     pub fn with_rows(self, rows: &[usize], device: &Device) -> Self {
         let rows: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
         let rows: Tensor<1, Int> = Tensor::from_data(TensorData::new(rows.clone(), [rows.len()]), device);
-        let of = |Layer { room, held }| {
-            let n = held.len();
-            Layer { room: room.map(|t: Tensor<4>| t.narrow(2, held.start, n).select(0, rows.clone())), held: 0..n }
-        };
-        Self { layers: self.layers.into_iter().map(|layer| layer.map(of)).collect(), n_tokens: self.n_tokens }
+        let of = |Layer { room, held }| Layer { room: room.map(|t: Tensor<4>| t.select(0, rows.clone())), held };
+        Self { layers: self.layers.into_iter().map(|layer| layer.map(of)).collect(), ..self }
     }
 
     /// Appends a layer's new keys and values, and gives all that are held. With a window, the next call finds one less
@@ -53,10 +58,7 @@ impl Cache {
         }
         let Layer { room, held } = match self.layers[layer].take() {
             Some(layer) => layer.append(new),
-            None => {
-                let [_, _, n, _] = new[0].dims();
-                Layer { room: new, held: 0..n }
-            }
+            None => Layer::new(new, if window.is_none() { self.room } else { 0 }),
         };
         let all = room.clone().map(|t| t.narrow(2, held.start, held.len()));
         let n_kept = window.map_or(held.len(), |window| held.len().min(window - 1));
@@ -71,28 +73,38 @@ impl Cache {
 }
 
 impl Layer {
+    /// The first tokens, with room for `size` in all.
+    fn new(first: [Tensor<4>; 2], size: usize) -> Self {
+        let [_, _, n, _] = first[0].dims();
+        let room = if size > n { first.map(|t| moved(t, size)) } else { first };
+        Layer { room, held: 0..n }
+    }
+
     /// In place while there is room; else everything moves to where there is twice as much.
     fn append(self, new: [Tensor<4>; 2]) -> Self {
         let Layer { room, held } = self;
         let ([rows, heads, size, e], [_, _, n_new, _]) = (room[0].dims(), new[0].dims());
-        let at = |tokens: Range<usize>| [0..rows, 0..heads, tokens, 0..e];
         let (room, held) = if held.end + n_new <= size {
             (room, held)
         } else {
             let n = held.len();
             let size = (2 * (n + n_new)).max(ROOM_MIN);
-            let moved = |t: Tensor<4>| {
-                let larger = Tensor::zeros([rows, heads, size, e], (&t.device(), t.dtype()));
-                let larger = larger.slice_assign(at(0..n), t.narrow(2, held.start, n));
-                // Every token from now on reads all of it.
-                kernels::hold_tensor_in_huge_pages(&larger);
-                larger
-            };
-            (room.map(moved), 0..n)
+            (room.map(|t| moved(t.narrow(2, held.start, n), size)), 0..n)
         };
-        let mut new = new.into_iter();
         let end = held.end + n_new;
-        let room = room.map(|t| t.slice_assign(at(held.end..end), new.next().expect("invariant: keys and values")));
+        let mut new = new.into_iter();
+        let room = room.map(|t| {
+            t.slice_assign([0..rows, 0..heads, held.end..end, 0..e], new.next().expect("invariant: keys and values"))
+        });
         Layer { room, held: held.start..end }
     }
+}
+
+/// The tokens at the beginning of a place for `size`. Every token from now on reads all of it.
+fn moved(t: Tensor<4>, size: usize) -> Tensor<4> {
+    let [rows, heads, n, e] = t.dims();
+    let larger = Tensor::zeros([rows, heads, size, e], (&t.device(), t.dtype()));
+    let larger = larger.slice_assign([0..rows, 0..heads, 0..n, 0..e], t);
+    kernels::hold_tensor_in_huge_pages(&larger);
+    larger
 }

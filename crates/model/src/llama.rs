@@ -25,13 +25,12 @@ pub(crate) fn mlp(visit: &mut Visit, layer: usize, hidden_ND: Tensor<2>) -> Tens
 
 /// The three projections of an attention's input.
 pub(crate) fn queries_keys_values(visit: &mut Visit, layer: usize, x_ND: Tensor<2>) -> [Tensor<2>; 3] {
-    ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"]
-        .map(|name| visit.linear(&at(layer, name), x_ND.clone()))
+    visit.linear_each(["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"].map(|name| at(layer, name)), x_ND)
 }
 
 /// The two projections of an MLP's input.
 pub(crate) fn gate_and_up(visit: &mut Visit, layer: usize, x_ND: Tensor<2>) -> [Tensor<2>; 2] {
-    ["mlp.gate_proj", "mlp.up_proj"].map(|name| visit.linear(&at(layer, name), x_ND.clone()))
+    visit.linear_each(["mlp.gate_proj", "mlp.up_proj"].map(|name| at(layer, name)), x_ND)
 }
 
 /// The full name of a layer's piece.

@@ -9,6 +9,7 @@ use crate::{Cache, Part, Rows, Tape, gemma3, gpt2, llama, olmo2, phi3, qwen3};
 use architecture::{Block, Family, Norm, Role, Rope};
 use burn::tensor::{Int, Tensor, TensorData};
 use kernels::WeightPlace;
+use packed::Matrix;
 
 /// A pass over some blocks. Angles are made once for all blocks that share them.
 pub(crate) struct Visit<'a> {
@@ -96,9 +97,23 @@ impl<'a> Visit<'a> {
 
     /// The product with the matrix under `name`, plus a bias where the model has one.
     pub(crate) fn linear(&mut self, name: &str, x: Tensor<2>) -> Tensor<2> {
-        let y = self.product(&format!("{name}.weight"), x);
-        let bias = format!("{name}.bias");
-        if self.part.has(&bias) { y + self.bias(&bias) } else { y }
+        let [y] = self.linear_each([name.to_owned()], x);
+        y
+    }
+
+    /// As [`Visit::linear`], of several matrices with one input.
+    pub(crate) fn linear_each<const N: usize>(&mut self, names: [String; N], x: Tensor<2>) -> [Tensor<2>; N] {
+        let weights = names.each_ref().map(|name| format!("{name}.weight"));
+        let packed: Vec<&Matrix> = weights.iter().filter_map(|weight| self.part.matrix(weight)).collect();
+        let products = match <[&Matrix; N]>::try_from(packed) {
+            Ok(packed) => kernels::packed_linears(x, packed),
+            Err(_) => weights.map(|weight| self.product(&weight, x.clone())),
+        };
+        let mut names = names.iter().map(|name| format!("{name}.bias"));
+        products.map(|y| {
+            let bias = names.next().expect("invariant: a name for each product");
+            if self.part.has(&bias) { y + self.bias(&bias) } else { y }
+        })
     }
 
     /// As [`Visit::linear`], for a matrix that holds several projections, `widths` outputs each: one after the other, so

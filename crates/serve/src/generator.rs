@@ -20,6 +20,10 @@ pub struct Generator {
     end_ids: Vec<u32>,
 }
 
+/// Tokens to draw that keys and values get room for beforehand. More take more when they come to it: a text that may be long
+/// is mostly ended by its end.
+const ROOM: usize = 1024;
+
 /// How to continue a text.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -279,7 +283,9 @@ impl Generator {
         let mut texts = vec![prompt.to_vec(); requests.len()];
         // The texts that go on, each a row of the cache once the prompt is read.
         let mut open: Vec<usize> = (0..requests.len()).filter(|&text| requests[text].tokens_max > 0).collect();
-        let (mut cache, mut unread, mut n) = (Cache::new(), signed(prompt), 0);
+        let most = requests.iter().map(|request| request.tokens_max).max().unwrap_or(0);
+        let mut cache = Cache::with_room(prompt.len() + most.min(ROOM));
+        let (mut unread, mut n) = (signed(prompt), 0);
         while !open.is_empty() {
             let (n_read, n_rows) = (cache.n_tokens(), if n == 0 { 1 } else { open.len() });
             let n_unread = unread.len() / n_rows;

@@ -142,7 +142,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         parameters: architecture.n_parameters(),
         kernels: of_step.unwrap_or_default(),
         training: training.map(|training| training.against(&before)),
-        generation: generation.map(|generation| generation.against(&before)),
+        generation,
         peak: before.moved_to(&after),
     };
     let text = if args.json { serde_json::to_string_pretty(&figures)? + "\n" } else { figures.page() };

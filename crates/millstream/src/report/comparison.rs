@@ -3,12 +3,12 @@
 use super::axis::Axis;
 use super::chart::{BUCKETS_MAX, Chart, Curve, Look, Quantity};
 use super::curves::{COLOURS, Group, Legend, ends, steps_axis};
-use super::facts::median;
 use super::files::RunFiles;
 use super::page::status;
 use super::series::thinned;
 use super::settings::differing;
 use super::{StepSummary, Summary};
+use crate::speed::median;
 use crate::units;
 use serde::Serialize;
 

@@ -68,13 +68,6 @@ fn three_digits(loss: f64) -> String {
     if loss.is_finite() { format!("{loss:.3}") } else { "not finite".to_owned() }
 }
 
-/// The middle one of the finite numbers.
-pub fn median(numbers: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut numbers: Vec<f64> = numbers.filter(|number| number.is_finite()).collect();
-    numbers.sort_by(f64::total_cmp);
-    numbers.get(numbers.len() / 2).copied()
-}
-
 /// `None` without a finite validation, or without yardsticks.
 pub fn yardsticks(summary: &Summary) -> Option<YardstickPart> {
     let (model, yardsticks) = (summary.validation.as_ref()?.bits_per_byte, summary.yardsticks?);
