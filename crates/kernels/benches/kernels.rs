@@ -195,7 +195,7 @@ fn limits(_: &mut Criterion) {
     let budget = Duration::from_secs(2);
     let peak = kernels::matmul_peak(budget);
     let bandwidth = kernels::memory_gbytes_per_s(budget);
-    let reading = kernels::memory_read_rates(200).into_iter().fold(0.0, f64::max);
+    let reading = kernels::Sweep::new().best_gbytes_per_s(200);
     let line = format!(
         "this machine now: {:.0} GFLOP/s, {bandwidth:.1} GB/s, reading {reading:.1} GB/s",
         peak.all_cores_gflops

@@ -1,37 +1,39 @@
 //! Dot products with packed weights in AVX-512 and AVX2 (with FMA and F16C).
 //!
-//! Values are widened to f32 in registers. An 8-bit block takes two conversions a vector; a 4-bit one, in AVX-512, is looked
-//! up: the permutation that picks from a table of 16 reads only the low 4 bits of an index. Both sum integers times inputs
-//! first and multiply by the block's factor once.
+//! Plain values are widened to f32 in registers, those of blocks to 16 bits: one instruction multiplies 16 (32) of them with
+//! whole numbers and adds each two products. What a lane adds up for a block is below 2^24, so that it is exact as f32 too.
 //!
 //! One row at a time: two or four rows side by side were half as fast from memory (q8 19.8 GB/s against 9.2 on two cores of
 //! a Zen 4 server, f16 26.6 against 16.6), as the processor then looks ahead in none of them.
+
+use crate::matrix_vector::{Dots, Table, Whole};
+use packed::{BLOCK, Q4Block, Q8Block, bf16, f16};
+use std::arch::x86_64::*;
 
 /// Sums that a row's terms are dealt out to, so that none waits for the one before.
 const SUMS: usize = 4;
 
 /// The kernels of one instruction set. Conversions and `add_lanes` are in the module that this is used in.
 macro_rules! dots {
-    ($feature:literal, $lanes:literal, $parts:literal,
-     $zero:ident, $load:ident, $mul:ident, $mul_add:ident, $add:ident) => {
+    ($feature:literal, $lanes:literal, $zero:ident, $load:ident, $mul_add:ident, $add:ident) => {
         dots!(values $feature, $lanes, $zero, $load, $mul_add, $add, f32_dots, f32, load_f32, |w: f32| w);
         dots!(values $feature, $lanes, $zero, $load, $mul_add, $add, f16_dots, f16, load_f16, |w: f16| w.to_f32());
         dots!(values $feature, $lanes, $zero, $load, $mul_add, $add, bf16_dots, bf16, load_bf16, |w: bf16| w.to_f32());
-        dots!(blocks $feature, $lanes, $parts, $zero, $load, $mul, $mul_add, $add, q8_dots, Q8Block, integers_q8);
-        dots!(blocks $feature, $lanes, $parts, $zero, $load, $mul, $mul_add, $add, q4_dots, Q4Block, integers_q4);
-        dots!(table F32, f32, f32_dots);
-        dots!(table F16, f16, f16_dots);
-        dots!(table BF16, bf16, bf16_dots);
-        dots!(table Q8, Q8Block, q8_dots);
-        dots!(table Q4, Q4Block, q4_dots);
+        dots!(blocks $feature, $zero, $mul_add, $add, q8_dots, Q8Block, integers_q8);
+        dots!(blocks $feature, $zero, $mul_add, $add, q4_dots, Q4Block, integers_q4);
+        dots!(table F32, f32, *const f32, f32_dots);
+        dots!(table F16, f16, *const f32, f16_dots);
+        dots!(table BF16, bf16, *const f32, bf16_dots);
+        dots!(table Q8, Q8Block, Whole, q8_dots);
+        dots!(table Q4, Q4Block, Whole, q4_dots);
     };
-    (table $name:ident, $element:ty, $dots:ident) => {
-        pub(crate) const $name: Table<$element> = [$dots::<1>, $dots::<2>, $dots::<3>, $dots::<4>];
+    (table $name:ident, $element:ty, $x:ty, $dots:ident) => {
+        pub(crate) const $name: Table<$element, $x> = [$dots::<1>, $dots::<2>, $dots::<3>, $dots::<4>];
     };
     (values $feature:literal, $lanes:literal, $zero:ident, $load:ident, $mul_add:ident, $add:ident,
      $name:ident, $element:ty, $widen:ident, $value:expr) => {
         #[target_feature(enable = $feature)]
-        unsafe fn $name<const M: usize>(d: Dots<$element>) {
+        unsafe fn $name<const M: usize>(d: Dots<$element, *const f32>) {
             const STEP: usize = SUMS * $lanes;
             let value = $value;
             // SAFETY: the caller vouches for the places.
@@ -65,10 +67,9 @@ macro_rules! dots {
             }
         }
     };
-    (blocks $feature:literal, $lanes:literal, $parts:literal, $zero:ident, $load:ident, $mul:ident, $mul_add:ident,
-     $add:ident, $name:ident, $block:ty, $integers:ident) => {
+    (blocks $feature:literal, $zero:ident, $mul_add:ident, $add:ident, $name:ident, $block:ty, $integers:ident) => {
         #[target_feature(enable = $feature)]
-        unsafe fn $name<const M: usize>(d: Dots<$block>) {
+        unsafe fn $name<const M: usize>(d: Dots<$block, Whole>) {
             // SAFETY: the caller vouches for the places.
             unsafe {
                 let mut sums = [[$zero(); M]; SUMS];
@@ -77,14 +78,11 @@ macro_rules! dots {
                 while n < blocks {
                     for (u, sums) in sums.iter_mut().enumerate().take(blocks - n) {
                         let block = d.w.add(n + u);
-                        let (scale, integers) = (widen_scale((*block).scale), $integers(block));
+                        let (scale, integers) = (widened((*block).scale), $integers(block));
                         for (j, sum) in sums.iter_mut().enumerate() {
-                            let x = d.x.add(j * d.columns + (n + u) * BLOCK);
-                            let mut part = $mul(integers[0], $load(x));
-                            for p in 1..$parts {
-                                part = $mul_add(integers[p], $load(x.add(p * $lanes)), part);
-                            }
-                            *sum = $mul_add(scale, part, *sum);
+                            let at = j * blocks + n + u;
+                            let products = products(integers, d.x.values.add(at * BLOCK));
+                            *sum = $mul_add(factor(scale, d.x.factors.add(at)), products, *sum);
                         }
                     }
                     n += SUMS;
@@ -98,11 +96,15 @@ macro_rules! dots {
     };
 }
 
+/// A factor in the lowest lane.
+#[inline]
+#[target_feature(enable = "f16c")]
+fn widened(scale: f16) -> __m128 {
+    _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(scale.to_bits())))
+}
+
 pub(crate) mod avx512 {
-    use super::SUMS;
-    use crate::matrix_vector::{Dots, Table};
-    use packed::{BLOCK, Q4Block, Q8Block, bf16, f16};
-    use std::arch::x86_64::*;
+    use super::*;
 
     #[inline]
     #[target_feature(enable = "avx512f")]
@@ -132,41 +134,44 @@ pub(crate) mod avx512 {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
     }
 
-    #[inline]
-    #[target_feature(enable = "avx512f,f16c")]
-    fn widen_scale(scale: f16) -> __m512 {
-        _mm512_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(scale.to_bits()))))
-    }
-
+    /// Both factors' product in all lanes.
     #[inline]
     #[target_feature(enable = "avx512f")]
-    unsafe fn integers_q8(block: *const Q8Block) -> [__m512; 2] {
+    unsafe fn factor(scale: __m128, of_x: *const f32) -> __m512 {
         // SAFETY: the caller's.
-        let [low, high] = unsafe {
-            let values = (&raw const (*block).values).cast::<__m128i>();
-            [_mm_loadu_si128(values), _mm_loadu_si128(values.add(1))]
-        };
-        [_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(low)), _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(high))]
+        _mm512_broadcastss_ps(_mm_mul_ss(scale, unsafe { _mm_load_ss(of_x) }))
+    }
+
+    /// Sums of two products each.
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    unsafe fn products(integers: __m512i, x: *const i16) -> __m512 {
+        // SAFETY: the caller's.
+        let x = unsafe { _mm512_loadu_si512(x.cast()) };
+        _mm512_cvtepi32_ps(_mm512_madd_epi16(integers, x))
     }
 
     #[inline]
-    #[target_feature(enable = "avx512f")]
-    unsafe fn integers_q4(block: *const Q4Block) -> [__m512; 2] {
-        let table =
-            _mm512_setr_ps(-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
+    #[target_feature(enable = "avx512bw")]
+    unsafe fn integers_q8(block: *const Q8Block) -> __m512i {
         // SAFETY: the caller's.
-        let pairs = _mm512_cvtepu8_epi32(unsafe { _mm_loadu_si128((&raw const (*block).pairs).cast()) });
-        [_mm512_permutexvar_ps(pairs, table), _mm512_permutexvar_ps(_mm512_srli_epi32::<4>(pairs), table)]
+        _mm512_cvtepi8_epi16(unsafe { _mm256_loadu_si256((&raw const (*block).values).cast()) })
     }
 
-    dots!("avx512f,f16c", 16, 2, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_mul_ps, _mm512_fmadd_ps, _mm512_add_ps);
+    #[inline]
+    #[target_feature(enable = "avx512bw")]
+    unsafe fn integers_q4(block: *const Q4Block) -> __m512i {
+        // SAFETY: the caller's.
+        let pairs = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128((&raw const (*block).pairs).cast()) });
+        let both = _mm512_inserti64x4::<1>(_mm512_castsi256_si512(pairs), _mm256_srli_epi16::<4>(pairs));
+        _mm512_sub_epi16(_mm512_and_si512(both, _mm512_set1_epi16(15)), _mm512_set1_epi16(8))
+    }
+
+    dots!("avx512bw,f16c", 16, _mm512_setzero_ps, _mm512_loadu_ps, _mm512_fmadd_ps, _mm512_add_ps);
 }
 
 pub(crate) mod avx2 {
-    use super::SUMS;
-    use crate::matrix_vector::{Dots, Table};
-    use packed::{BLOCK, Q4Block, Q8Block, bf16, f16};
-    use std::arch::x86_64::*;
+    use super::*;
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -198,53 +203,43 @@ pub(crate) mod avx2 {
         _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
     }
 
+    /// Both factors' product in all lanes.
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn widen_scale(scale: f16) -> __m256 {
-        _mm256_broadcastss_ps(_mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(scale.to_bits()))))
+    unsafe fn factor(scale: __m128, of_x: *const f32) -> __m256 {
+        // SAFETY: the caller's.
+        _mm256_broadcastss_ps(_mm_mul_ss(scale, unsafe { _mm_load_ss(of_x) }))
+    }
+
+    /// Sums of four products each.
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    unsafe fn products([low, high]: [__m256i; 2], x: *const i16) -> __m256 {
+        // SAFETY: the caller's.
+        let (x_low, x_high) = unsafe { (_mm256_loadu_si256(x.cast()), _mm256_loadu_si256(x.add(16).cast())) };
+        let sums = _mm256_add_epi32(_mm256_madd_epi16(low, x_low), _mm256_madd_epi16(high, x_high));
+        _mm256_cvtepi32_ps(sums)
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn integers_q8(block: *const Q8Block) -> [__m256; 4] {
+    unsafe fn integers_q8(block: *const Q8Block) -> [__m256i; 2] {
         // SAFETY: the caller's.
-        unsafe {
-            let values = (&raw const (*block).values).cast::<u8>();
-            [widened(values), widened(values.add(8)), widened(values.add(16)), widened(values.add(24))]
-        }
-    }
-
-    /// 8 signed bytes as floats.
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn widened(bytes: *const u8) -> __m256 {
-        // SAFETY: the caller's.
-        _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(unsafe { _mm_loadl_epi64(bytes.cast()) }))
-    }
-
-    #[inline]
-    #[target_feature(enable = "avx2,fma,f16c")]
-    unsafe fn integers_q4(block: *const Q4Block) -> [__m256; 4] {
-        // SAFETY: the caller's.
-        let (first, second) = unsafe {
-            let pairs = (&raw const (*block).pairs).cast::<u8>();
-            (_mm_loadl_epi64(pairs.cast()), _mm_loadl_epi64(pairs.add(8).cast()))
+        let (low, high) = unsafe {
+            let values = (&raw const (*block).values).cast::<__m128i>();
+            (_mm_loadu_si128(values), _mm_loadu_si128(values.add(1)))
         };
-        let (first, second) = (_mm256_cvtepu8_epi32(first), _mm256_cvtepu8_epi32(second));
-        let low = _mm256_set1_epi32(15);
-        [
-            centred(_mm256_and_si256(first, low)),
-            centred(_mm256_and_si256(second, low)),
-            centred(_mm256_srli_epi32::<4>(first)),
-            centred(_mm256_srli_epi32::<4>(second)),
-        ]
+        [_mm256_cvtepi8_epi16(low), _mm256_cvtepi8_epi16(high)]
     }
 
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
-    fn centred(nibbles: __m256i) -> __m256 {
-        _mm256_cvtepi32_ps(_mm256_sub_epi32(nibbles, _mm256_set1_epi32(8)))
+    unsafe fn integers_q4(block: *const Q4Block) -> [__m256i; 2] {
+        // SAFETY: the caller's.
+        let pairs = _mm256_cvtepu8_epi16(unsafe { _mm_loadu_si128((&raw const (*block).pairs).cast()) });
+        let (low, eight) = (_mm256_and_si256(pairs, _mm256_set1_epi16(15)), _mm256_set1_epi16(8));
+        [_mm256_sub_epi16(low, eight), _mm256_sub_epi16(_mm256_srli_epi16::<4>(pairs), eight)]
     }
 
-    dots!("avx2,fma,f16c", 8, 4, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_fmadd_ps, _mm256_add_ps);
+    dots!("avx2,fma,f16c", 8, _mm256_setzero_ps, _mm256_loadu_ps, _mm256_fmadd_ps, _mm256_add_ps);
 }

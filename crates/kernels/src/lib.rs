@@ -46,7 +46,7 @@ pub use log_probability::log_probability;
 pub use ops::Kernels;
 pub use packed_linear::{packed_linear, packed_linears};
 pub use path::Path;
-pub use peak::{MatmulPeak, matmul_peak, matmul_rates, memory_gbytes_per_s, memory_read_rates};
+pub use peak::{MatmulPeak, Sweep, matmul_peak, matmul_rates, memory_gbytes_per_s};
 pub use rms_norm::rms_norm;
 pub use rope::rope;
 pub use seed::{Seed, Slot};

@@ -86,11 +86,13 @@ mod tests {
     fn products_are_exact() {
         for [n, n_out, n_in] in [[1, 7, 32], [8, 65, 96], [9, 65, 96], [31, 259, 64], [13, 2051, 1024]] {
             let numbers = |n: usize, step: usize| -> Vec<f32> { (0..n).map(|i| (i * step % 7) as f32 - 3.0).collect() };
-            let x = numbers(n * n_in, 5);
-            // Of largest magnitude 127 resp. 8 in every block: the factor is 1 and integers are themselves.
+            // Of largest magnitude 127 resp. 8 in every block, and 32,767 in the input's: factors are 1 and integers
+            // themselves. What meets the input's largest is 0, so that sums stay below 2^24.
+            let mut x = numbers(n * n_in, 5);
+            x.iter_mut().skip(1).step_by(32).for_each(|x| *x = 32_767.0);
             let with = |largest: f32| -> Vec<f32> {
                 let mut w = numbers(n_out * n_in, 3);
-                w.iter_mut().step_by(32).for_each(|w| *w = largest);
+                w.chunks_mut(32).for_each(|block| block[..2].copy_from_slice(&[largest, 0.0]));
                 w
             };
             for format in Format::ALL {

@@ -79,21 +79,34 @@ pub fn memory_gbytes_per_s(budget: Duration) -> f64 {
     best
 }
 
-/// The rates of `n` sums over 256 MiB on all cores, in GB/s: memory bandwidth of reading alone, what drawing tokens one by
-/// one is held against.
-pub fn memory_read_rates(n: usize) -> Vec<f64> {
-    use rayon::prelude::*;
-    const LENGTH: usize = 64 << 20;
-    const CHUNK: usize = 1 << 18;
-    let data = vec![1.0_f32; LENGTH];
-    crate::huge_pages::collapse(&data);
-    let rate = |_| {
+/// Memory to read, 256 MiB in pages of 2 MB: outside every cache.
+#[derive(Debug)]
+pub struct Sweep(Vec<f32>);
+
+impl Sweep {
+    /// Memory of this process's own.
+    #[expect(clippy::new_without_default, reason = "it takes 256 MiB")]
+    pub fn new() -> Self {
+        let data = vec![1.0; 64 << 20];
+        crate::huge_pages::collapse(&data);
+        Self(data)
+    }
+
+    /// Memory bandwidth of reading alone on all cores of the current thread pool, in GB/s, by one sum of everything: what
+    /// drawing tokens one by one is held against. Some 10 ms.
+    pub fn gbytes_per_s(&self) -> f64 {
+        use rayon::prelude::*;
+        const CHUNK: usize = 1 << 18;
         let begin = Instant::now();
-        let total: f32 = data.par_chunks(CHUNK).map(read).sum();
+        let total: f32 = self.0.par_chunks(CHUNK).map(read).sum();
         std::hint::black_box(total);
-        4e-9 * LENGTH as f64 / begin.elapsed().as_secs_f64()
-    };
-    (0..n).map(rate).collect()
+        4e-9 * self.0.len() as f64 / begin.elapsed().as_secs_f64()
+    }
+
+    /// The best of `n` sums.
+    pub fn best_gbytes_per_s(&self, n: usize) -> f64 {
+        (0..n).map(|_| self.gbytes_per_s()).fold(0.0, f64::max)
+    }
 }
 
 #[inline(always)]

@@ -3,7 +3,7 @@
 /// Instructions that products are computed with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Isa {
-    /// 512-bit vectors.
+    /// 512-bit vectors, of f32 and of integers of 16 bits (which all but the Xeon Phi with the former have).
     #[cfg(target_arch = "x86_64")]
     Avx512,
     /// 256-bit vectors with a fused multiply-add, and conversions of f16.
@@ -48,7 +48,7 @@ impl Isa {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("f16c") {
+            if is_x86_feature_detected!("avx512bw") && is_x86_feature_detected!("f16c") {
                 all.push(Isa::Avx512);
             }
             // Conversions of f16 came before FMA on every processor; packed weights want them.

@@ -3,6 +3,7 @@
 use super::bars::Bar;
 use super::files::RunFiles;
 use super::{Machine, ModelSummary, SpeedSummary, StepSummary, Summary};
+use crate::speed::median;
 use crate::units;
 use serde::Serialize;
 

@@ -6,6 +6,7 @@ use crate::fault::users;
 use crate::speed::{Speed, is_unsteady, median};
 use crate::units;
 use architecture::{Architecture, Block, Role, Weight};
+use kernels::Sweep;
 use packed::Format;
 use serde::Serialize;
 use serve::{Generator, Sampler, Sampling};
@@ -13,8 +14,6 @@ use std::time::Instant;
 
 /// Most tokens that are drawn.
 const TOKENS_MAX: usize = 64;
-/// Sums whose middle is the bandwidth of reading at a moment.
-const SUMS: usize = 20;
 
 /// What reading and writing took.
 #[derive(Clone, Debug, Serialize)]
@@ -34,30 +33,18 @@ struct FormatSpeed {
     /// Until the first token was drawn.
     prompt_s: f64,
     prompt_tokens_per_s: f64,
-    /// Of the matrix product's rate.
+    /// Of the matrix product's rate, the mean of before and after.
     prompt_share: f64,
     /// By the middle one of the times between tokens.
     tokens_per_s: f64,
     /// Matrices that every drawn token reads, in bytes.
     bytes_per_token: u64,
-    /// Of the bandwidth of reading.
-    bandwidth_share: f64,
-    /// Of products and of reading, before and after.
-    limits: [Limits; 2],
-}
-
-/// What the machine does at a moment: middle ones of several measurements.
-#[derive(Clone, Copy, Debug, Serialize)]
-struct Limits {
-    matmul_gflops: f64,
+    /// The middle one of the bandwidths of reading, each measured after a token.
     memory_read_gbytes_per_s: f64,
-}
-
-impl Limits {
-    fn now() -> Self {
-        let reading = median(kernels::memory_read_rates(SUMS)).expect("invariant: sums take time");
-        Self { matmul_gflops: Speed::now().gflops, memory_read_gbytes_per_s: reading }
-    }
+    /// The middle one of the tokens' shares of the bandwidth that was measured next: a machine's memory may move by a
+    /// third within a second.
+    bandwidth_share: f64,
+    matmul_gflops: [f64; 2],
 }
 
 /// Draws the likeliest tokens of a model with made-up weights, on the current pool's threads.
@@ -87,27 +74,35 @@ fn speed(
     let sampler = Sampler::new(Sampling::GREEDY).map_err(users)?;
     // What the first of all visits makes is not counted.
     generator.generate_ids(&prompt[..1], 1, &sampler, |_| ()).map_err(users)?;
-    let before = Limits::now();
-    let start = Instant::now();
-    let mut drawn_s = Vec::new();
+    let (sweep, before) = (Sweep::new(), Speed::now().gflops);
+    let mut start = Instant::now();
+    let (mut times_s, mut rates) = (Vec::new(), Vec::new());
     generator
-        .generate_ids(prompt, tokens_max, &sampler, |_| drawn_s.push(start.elapsed().as_secs_f64()))
+        .generate_ids(prompt, tokens_max, &sampler, |_| {
+            times_s.push(start.elapsed().as_secs_f64());
+            rates.push(sweep.gbytes_per_s());
+            start = Instant::now();
+        })
         .map_err(users)?;
-    let limits = [before, Limits::now()];
-    let mean = |of: fn(&Limits) -> f64| limits.iter().map(of).sum::<f64>() / 2.0;
-    let prompt_s = drawn_s[0];
+    let matmul_gflops = [before, Speed::now().gflops];
+    let prompt_s = times_s[0];
     // One row of two tokens has nothing to draw after the first.
-    let token_s = median(drawn_s.windows(2).map(|pair| pair[1] - pair[0])).unwrap_or(prompt_s);
+    let drawn = if times_s.len() > 1 { 1.. } else { 0.. };
+    let (times_s, rates) = (&times_s[drawn.clone()], &rates[drawn]);
+    let middle = |numbers: Vec<f64>| median(numbers).expect("invariant: at least one token takes time");
     let bytes = format.n_bytes(matrix_elements(architecture));
+    let shares = times_s.iter().zip(rates).map(|(token_s, rate)| 1e-9 * bytes as f64 / token_s / rate);
+    let product = 0.5e9 * matmul_gflops.iter().sum::<f64>();
     Ok(FormatSpeed {
         format: format.to_string(),
         prompt_s,
         prompt_tokens_per_s: prompt.len() as f64 / prompt_s,
-        prompt_share: 1e-9 * prompt_flops(architecture, prompt.len() as f64) / prompt_s / mean(|now| now.matmul_gflops),
-        tokens_per_s: 1.0 / token_s,
+        prompt_share: prompt_flops(architecture, prompt.len() as f64) / prompt_s / product,
+        tokens_per_s: 1.0 / middle(times_s.to_vec()),
         bytes_per_token: bytes as u64,
-        bandwidth_share: 1e-9 * bytes as f64 / token_s / mean(|now| now.memory_read_gbytes_per_s),
-        limits,
+        memory_read_gbytes_per_s: middle(rates.to_vec()),
+        bandwidth_share: middle(shares.collect()),
+        matmul_gflops,
     })
 }
 
@@ -137,12 +132,21 @@ fn prompt_flops(architecture: &Architecture, tokens: f64) -> f64 {
 
 impl Generation {
     pub fn page(&self) -> String {
-        let head = ["weights", "tokens/s", "bytes a token", "of reading", "GB/s", "prompt tokens/s", "of the product"];
+        let head = [
+            "weights",
+            "tokens/s",
+            "bytes a token",
+            "of reading",
+            "GB/s",
+            "prompt tokens/s",
+            "of the product",
+            "GFLOP/s",
+        ];
         let mut rows = vec![head.map(str::to_owned).to_vec()];
         rows.extend(self.weights.iter().map(FormatSpeed::row));
         format!(
-            "generation  {} tokens after a prompt of {}; shares of reading from memory and of the product, each measured \
-             before and after\n{}",
+            "generation  {} tokens after a prompt of {}; shares are of reading memory, measured after each token, and of \
+             the product, before and after\n{}",
             self.tokens,
             self.prompt_tokens,
             aligned(&rows, 1).iter().map(|line| format!("            {line}\n")).collect::<String>()
@@ -152,17 +156,19 @@ impl Generation {
 
 impl FormatSpeed {
     fn row(&self) -> Vec<String> {
-        let [before, after] = self.limits.map(|limits| limits.memory_read_gbytes_per_s);
+        let [before, after] = self.matmul_gflops;
         // A share of what moved is no measurement.
-        let void = if is_unsteady(before, after) { " (moved)" } else { "" };
+        let moved =
+            if is_unsteady(before, after) { format!("{before:.0}, then {after:.0}") } else { format!("{before:.0}") };
         vec![
             self.format.clone(),
             format!("{:.1}", self.tokens_per_s),
             units::bytes(self.bytes_per_token),
             units::percent(self.bandwidth_share),
-            format!("{before:.1}, {after:.1}{void}"),
+            format!("{:.1}", self.memory_read_gbytes_per_s),
             format!("{:.1}", self.prompt_tokens_per_s),
             units::percent(self.prompt_share),
+            moved,
         ]
     }
 }

@@ -40,7 +40,7 @@ pub fn measure(device: &Device, precision: Precision) -> Peak {
             matmul_size: OF_CORES,
             matmul_precision: "f32",
             memory_gbytes_per_s: kernels::memory_gbytes_per_s(Duration::from_secs(1)),
-            memory_read_gbytes_per_s: Some(kernels::memory_read_rates(SUMS).into_iter().fold(0.0, f64::max)),
+            memory_read_gbytes_per_s: Some(kernels::Sweep::new().best_gbytes_per_s(SUMS)),
         };
     }
     let (dtype, matmul_precision) = match precision {
