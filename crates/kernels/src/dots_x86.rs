@@ -96,11 +96,12 @@ macro_rules! dots {
     };
 }
 
-/// A factor in the lowest lane.
+/// A factor in every lane. Asked for one lane the compiler inserts it there, which waits for the register's last value, a
+/// sum: 5.5 cycles for a block instead of 3.
 #[inline]
-#[target_feature(enable = "f16c")]
+#[target_feature(enable = "avx2,f16c")]
 fn widened(scale: f16) -> __m128 {
-    _mm_cvtph_ps(_mm_cvtsi32_si128(i32::from(scale.to_bits())))
+    _mm_cvtph_ps(_mm_set1_epi16(scale.to_bits().cast_signed()))
 }
 
 pub(crate) mod avx512 {
@@ -139,7 +140,7 @@ pub(crate) mod avx512 {
     #[target_feature(enable = "avx512f")]
     unsafe fn factor(scale: __m128, of_x: *const f32) -> __m512 {
         // SAFETY: the caller's.
-        _mm512_broadcastss_ps(_mm_mul_ss(scale, unsafe { _mm_load_ss(of_x) }))
+        _mm512_broadcast_f32x4(_mm_mul_ps(scale, unsafe { _mm_load1_ps(of_x) }))
     }
 
     /// Sums of two products each.
@@ -208,7 +209,8 @@ pub(crate) mod avx2 {
     #[target_feature(enable = "avx2,fma,f16c")]
     unsafe fn factor(scale: __m128, of_x: *const f32) -> __m256 {
         // SAFETY: the caller's.
-        _mm256_broadcastss_ps(_mm_mul_ss(scale, unsafe { _mm_load_ss(of_x) }))
+        let four = _mm_mul_ps(scale, unsafe { _mm_load1_ps(of_x) });
+        _mm256_set_m128(four, four)
     }
 
     /// Sums of four products each.
