@@ -7,6 +7,7 @@ mod adamw;
 mod attention;
 mod attention_tiles;
 mod autodiff;
+mod awake;
 mod cuda;
 #[cfg(target_arch = "x86_64")]
 mod dots_x86;
@@ -34,6 +35,7 @@ mod vector;
 
 pub use adamw::{AdamW, Moments, Trained, sum_of_squares, sums_of_squares};
 pub use attention::{AttentionSpec, attention};
+pub use awake::awake;
 pub use cuda::{CudaError, cuda, cuda_names};
 pub use gelu::{Gelu, geglu, gelu};
 pub use head::{HEAD_CHUNK, HeadGradient, HeadSpec, LogProbabilities, head_gradient, head_log_probability};

@@ -269,10 +269,24 @@ impl Generator {
         if found > most { Err(ServeError::TooLong { found, most }) } else { Ok(()) }
     }
 
+    /// As [`Generator::draw_all`], with the cores' threads kept awake where they compute.
+    fn draw(
+        &self,
+        prompt: &[u32],
+        requests: &[Request],
+        on_id: impl FnMut(usize, u32, &[f32]) -> Result<ControlFlow<Stop>>,
+    ) -> Result<Vec<(usize, Stop)>> {
+        if *self.part.device() == Device::flex() {
+            kernels::awake(|| self.draw_all(prompt, requests, on_id))
+        } else {
+            self.draw_all(prompt, requests, on_id)
+        }
+    }
+
     /// Draws tokens for each request until one ends its text, `on_id`, which sees each with the number of its request and
     /// the logits it was drawn from, asks for an end, or there is no room left: how many, and why no more. The prompt is
     /// read once, and the weights once for all texts' next tokens.
-    fn draw(
+    fn draw_all(
         &self,
         prompt: &[u32],
         requests: &[Request],
