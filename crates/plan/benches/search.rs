@@ -29,6 +29,11 @@ fn gpt(hidden: usize, layers: usize, heads: usize) -> Description {
 }
 
 fn time(what: &str, model: Description, nodes: Vec<NodeGroup>, rows: usize, trainer: Trainer) {
+    // `cargo bench ... -- WORDS` times only rows whose names have them.
+    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-'));
+    if wanted.is_some_and(|wanted| !format!("{what} {trainer:?}").contains(&wanted)) {
+        return;
+    }
     let software = Software::megatron();
     let task = Task {
         model,

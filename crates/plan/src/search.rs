@@ -118,10 +118,14 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
             run.lose(layouts[group].degrees, Reason::Slower(step_s));
             continue;
         }
-        for layout in space.schedules(task, &layouts[group]) {
+        let schedules = space.schedules(task, &layouts[group]);
+        // Schedules that place stages alike differ in nothing else before they are played.
+        let mut cuts: Vec<StagePlan> = Vec::new();
+        for layout in &schedules {
             n_layouts += 1;
-            let plan = match StagePlan::new(task, &layout) {
-                Ok(plan) => plan,
+            let known = cuts.iter().position(|plan| plan.is_cut_for(layout));
+            let plan = match known.map_or_else(|| StagePlan::new(task, layout), |at| Ok(cuts.swap_remove(at))) {
+                Ok(plan) => StagePlan { layout, ..plan },
                 Err(error) => {
                     why = Some(error);
                     continue;
@@ -132,13 +136,14 @@ pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanE
                 bound.step_s = model.step_s(&plan.closed_form());
             }
             if bound.missing_bytes > 0 {
-                run.misses(&layout, bound.missing_bytes);
+                run.misses(layout, bound.missing_bytes);
             } else if bound.step_s >= run.last_of_best() {
                 run.lose(layout.degrees, Reason::Slower(bound.step_s));
             } else {
                 order += 1;
-                waiting.push(Waiting { step_s: bound.step_s, order, layout });
+                waiting.push(Waiting { step_s: bound.step_s, order, layout: layout.clone() });
             }
+            cuts.push(plan);
         }
     }
     run.simulate(&mut waiting, f64::INFINITY);

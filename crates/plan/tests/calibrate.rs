@@ -6,7 +6,7 @@ use plan::machine::{DevicePreset, Network, NodeGroup, Precision};
 use plan::{Batch, Class, Description, Granularity, Machine, Software, Task, TracedStep, calibrate, predict};
 use plan::{Checkpointing, Degrees, Layout, OptimizerState};
 use plan::{LocalPlan, LocalRates, LocalTask, Recompute, local_plans};
-use schedule::{Action, Backward, Kind, Op, Spec, StageOp};
+use schedule::{Action, Backward, Kind, LabelParts, Op, Spec, StageOp};
 use serde_json::Value;
 use simulate::{Span, Timeline};
 use std::io::Read;
@@ -285,7 +285,7 @@ fn timeline(run: &Value) -> Timeline {
         };
         let second = |i: usize| span[i].as_f64().expect("a number");
         let (start_s, end_s) = (second(4), second(5));
-        Span { rank: Rank(whole(0)), action, stage, label: String::new(), asked_s: start_s, start_s, end_s }
+        Span { rank: Rank(whole(0)), action, stage, label: LabelParts::default(), asked_s: start_s, start_s, end_s }
     });
     let n_ranks = run["ranks"].as_u64().expect("a number") as usize;
     Timeline { n_ranks, spans: spans.collect(), ..Timeline::default() }

@@ -92,6 +92,15 @@ pub enum Action {
     },
 }
 
+/// What an action's label has beside stage, operation and microbatch, where these name several visits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct LabelParts {
+    /// `@hop`: the route comes to the stage more than once.
+    pub hop: bool,
+    /// `.segment`: sequences are cut.
+    pub segment: bool,
+}
+
 impl Action {
     /// `op` on the visit `key`.
     pub fn visit(op: Op, key: Key) -> Self {
@@ -115,6 +124,22 @@ impl Action {
         match self {
             Action::Visit { op, .. } => op.is_compute(),
             Action::Shard { .. } | Action::Stage { .. } => true,
+        }
+    }
+}
+
+impl Action {
+    /// As text: `{stage}{op}{microbatch}` as torch.distributed.pipelining prints it, with the parts that tell it from others
+    /// ([`Schedule::label`](crate::Schedule::label)). `stage` is the one it works on.
+    pub fn label(self, stage: Stage, parts: LabelParts) -> String {
+        match self {
+            Action::Visit { op, key } => {
+                let hop = if parts.hop { format!("@{}", key.hop) } else { String::new() };
+                let segment = if parts.segment { format!(".{}", key.segment) } else { String::new() };
+                format!("{stage}{op}{}{hop}{segment}", key.microbatch)
+            }
+            Action::Shard { op, microbatch } => format!("{op}{microbatch}"),
+            Action::Stage { op, stage } => format!("{stage}{op}"),
         }
     }
 }

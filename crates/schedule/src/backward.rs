@@ -11,7 +11,7 @@ pub fn split_backward(schedule: &Schedule) -> Schedule {
         action => vec![action],
     };
     let ranks = schedule.ranks.iter().map(|list| list.iter().flat_map(split).collect()).collect();
-    Schedule { ranks, ..schedule.clone() }
+    schedule.with_ranks(ranks)
 }
 
 /// The schedule with every `I` that its `W` follows at once as `B`; other halves stay apart.
@@ -32,5 +32,5 @@ pub fn fuse_backward(schedule: &Schedule) -> Schedule {
         }
         fused
     });
-    Schedule { ranks: ranks.collect(), ..schedule.clone() }
+    schedule.with_ranks(ranks.collect())
 }

@@ -42,7 +42,7 @@ mod zb_h1;
 mod zb_h2;
 mod zb_v;
 
-pub use action::{Action, Op, ShardOp, StageOp};
+pub use action::{Action, LabelParts, Op, ShardOp, StageOp};
 pub use backward::{fuse_backward, split_backward};
 pub use dependency::{Dependencies, Meeting, dependencies};
 pub use error::{Place, ScheduleError};

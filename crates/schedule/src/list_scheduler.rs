@@ -12,7 +12,7 @@ use crate::candidate::Course;
 use crate::player::{ROUNDING, duration, memory_change};
 use crate::{Action, Op};
 use mesh::Key;
-use std::cmp::{Ordering, Reverse};
+use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 /// What a rank prefers when it could do several things.
@@ -64,7 +64,8 @@ impl Heuristic {
 /// The lists that `heuristic` leads to on `course`, whose limits must hold one microbatch on every rank.
 pub(crate) fn scheduled(course: &Course, heuristic: Heuristic) -> Vec<Vec<Action>> {
     let mut scheduler = ListScheduler::new(course, heuristic);
-    while let Some(Reverse((Moment(now), rank))) = scheduler.calls.pop() {
+    while let Some(Reverse((moment, rank))) = scheduler.calls.pop() {
+        let now = moment.get();
         if scheduler.ranks[rank].free_at <= now
             && let Some((op, key)) = scheduler.choose(rank, now)
         {
@@ -109,8 +110,19 @@ struct HopState {
     n_backward: usize,
 }
 
-#[derive(Clone, Copy, PartialEq)]
-struct Moment(f64);
+/// A time, which is never negative, by its bits: they are ordered as the times are and compared faster.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Moment(u64);
+
+impl Moment {
+    fn new(at: f64) -> Self {
+        Self(at.to_bits())
+    }
+
+    fn get(self) -> f64 {
+        f64::from_bits(self.0)
+    }
+}
 
 impl<'a> ListScheduler<'a> {
     fn new(course: &'a Course<'a>, heuristic: Heuristic) -> Self {
@@ -132,7 +144,7 @@ impl<'a> ListScheduler<'a> {
             })
             .collect();
         let never = vec![vec![f64::INFINITY; course.n_microbatches]; course.rank_of.len()];
-        let calls = (0..ranks.len()).map(|rank| Reverse((Moment(0.0), rank))).collect();
+        let calls = (0..ranks.len()).map(|rank| Reverse((Moment::new(0.0), rank))).collect();
         Self { course, heuristic, forward_end: never.clone(), backward_end: never, ranks, calls }
     }
 
@@ -166,11 +178,13 @@ impl<'a> ListScheduler<'a> {
 
         let (_, key) = weight?;
         let ends_before = now + self.course.times.backward_weight[key.hop.0] <= next * (1.0 + ROUNDING);
-        let may_idle = self.heuristic.idle == Idle::NotLongest && {
-            let idled_longest = self.ranks.iter().map(|rank| rank.idled).fold(0.0, f64::max);
-            state.idled + (next - now) <= idled_longest
+        let may_idle = || {
+            self.heuristic.idle == Idle::NotLongest && {
+                let idled_longest = self.ranks.iter().map(|rank| rank.idled).fold(0.0, f64::max);
+                state.idled + (next - now) <= idled_longest
+            }
         };
-        if ends_before || !may_idle { weight } else { None }
+        if ends_before || !may_idle() { weight } else { None }
     }
 
     /// Whether a forward that could begin does. The first microbatch always does, so that gradients come.
@@ -220,7 +234,7 @@ impl<'a> ListScheduler<'a> {
         state.free_at = end;
         state.held += memory_change(action, self.course.times);
         state.list.push(action);
-        self.calls.push(Reverse((Moment(end), rank)));
+        self.calls.push(Reverse((Moment::new(end), rank)));
 
         let own = state.hops.iter_mut().find(|own| own.hop == hop).expect("invariant: a hop of this rank");
         let to = match op {
@@ -241,10 +255,14 @@ impl<'a> ListScheduler<'a> {
             }
         };
         if let Some(to) = to {
-            // The receiver looks again now, when it learns of the arrival, and then.
+            // The receiver looks again now, when it learns of the arrival, and then; while it is busy there is nothing to
+            // look for, and it looks again when it is free in any case.
             let receiver = self.course.rank_of[to];
-            self.calls.push(Reverse((Moment(now), receiver)));
-            self.calls.push(Reverse((Moment(end + self.course.message(hop, to)), receiver)));
+            for moment in [now, end + self.course.message(hop, to)] {
+                if self.ranks[receiver].free_at <= moment {
+                    self.calls.push(Reverse((Moment::new(moment), receiver)));
+                }
+            }
         }
     }
 }
@@ -261,18 +279,4 @@ fn first_gradients(course: &Course) -> Vec<f64> {
         arrival += hop.checked_sub(1).map_or(0.0, |before| course.message(before, hop));
     }
     arrivals
-}
-
-impl Eq for Moment {}
-
-impl Ord for Moment {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.total_cmp(&other.0)
-    }
-}
-
-impl PartialOrd for Moment {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }

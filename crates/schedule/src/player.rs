@@ -4,6 +4,7 @@
 
 use crate::{Action, Dependencies, Op, PassTimes, Schedule, dependencies};
 use mesh::{Rank, Route, Stage, Visit};
+use std::rc::Rc;
 
 /// Sums of the same numbers in another order differ by rounding: limits are kept to one part in 10^9.
 pub(crate) const ROUNDING: f64 = 1e-9;
@@ -11,11 +12,11 @@ pub(crate) const ROUNDING: f64 = 1e-9;
 /// A schedule of compute actions under pass times, played as far as it has come. Every action begins as soon as the
 /// one before it on its list and what it waits for have ended; work on shards and whole stages takes no time.
 pub(crate) struct Player<'a> {
-    schedule: &'a Schedule,
-    times: &'a PassTimes,
-    dependencies: Dependencies,
+    pub schedule: &'a Schedule,
+    pub times: &'a PassTimes,
+    dependencies: Rc<Dependencies>,
     /// By action, numbered rank by rank in list order.
-    rank: Vec<usize>,
+    rank: Rc<[usize]>,
     /// By action; infinite while not played.
     pub start: Vec<f64>,
     end: Vec<f64>,
@@ -46,7 +47,13 @@ impl<'a> Player<'a> {
         let n_actions = dependencies.n_actions();
         let rank = schedule.actions().map(|(rank, _)| rank.0).collect();
         let (start, end) = (vec![f64::INFINITY; n_actions], vec![f64::INFINITY; n_actions]);
-        Self { schedule, times, dependencies, rank, start, end }
+        Self { schedule, times, dependencies: Rc::new(dependencies), rank, start, end }
+    }
+
+    /// The same schedule under `times`, with nothing played.
+    pub fn anew(&self, times: &'a PassTimes) -> Self {
+        let (start, end) = (vec![f64::INFINITY; self.start.len()], vec![f64::INFINITY; self.end.len()]);
+        Self { times, dependencies: Rc::clone(&self.dependencies), rank: Rc::clone(&self.rank), start, end, ..*self }
     }
 
     /// Plays all of it; the order in which that can be done.
@@ -69,11 +76,6 @@ impl<'a> Player<'a> {
             assert!(order.len() > before, "a validated schedule does not deadlock");
         }
         order
-    }
-
-    /// An order in which all actions can be played.
-    pub fn order(&self) -> Vec<usize> {
-        Player::new(self.schedule, self.times).play()
     }
 
     /// On which rank action `i` is.

@@ -25,5 +25,5 @@ pub fn with_post_validation(schedule: &Schedule) -> Schedule {
         with.append(&mut validated);
         with
     });
-    Schedule { ranks: ranks.collect(), ..schedule.clone() }
+    schedule.with_ranks(ranks.collect())
 }

@@ -28,5 +28,5 @@ pub fn with_reductions(schedule: &Schedule) -> Schedule {
         from_the_end.reverse();
         from_the_end
     });
-    Schedule { ranks: ranks.collect(), ..schedule.clone() }
+    schedule.with_ranks(ranks.collect())
 }

@@ -1,6 +1,6 @@
 //! Weight passes placed anew for the times things really take.
 
-use crate::player::{Length, Player, ROUNDING, duration, memory_change, peak, play};
+use crate::player::{Length, Player, ROUNDING, duration, memory_change, peak};
 use crate::{Action, Op, PassTimes, Schedule, with_transfers};
 use std::collections::{HashMap, VecDeque};
 
@@ -19,8 +19,11 @@ use std::collections::{HashMap, VecDeque};
 pub fn retime(schedule: &Schedule, times: &PassTimes) -> Schedule {
     on_compute(schedule, |schedule| {
         let limits: Vec<f64> = schedule.ranks.iter().map(|list| peak(list, times)).collect();
-        let original = play(schedule, times);
-        let refilled = Gap::ALL.iter().map(|&gap| refill(schedule, times, &limits, gap));
+        let mut player = Player::new(schedule, times);
+        player.play();
+        let original = player.length();
+        let refills = Refill::of_ranks(&player, &limits);
+        let refilled = Gap::ALL.iter().map(|&gap| refill(&player, refills.clone(), gap));
         let best = refilled
             .filter(|(_, length)| length.is_within(original))
             .min_by(|(_, a), (_, b)| a.partial_cmp(b).expect("invariant: finite times"));
@@ -55,11 +58,11 @@ impl Gap {
     }
 }
 
-/// The schedule with its `W` placed anew under a limit per rank, and how long it takes. A rank whose list cannot keep
-/// its limit whatever its `W` do goes above it.
-pub(crate) fn refill(schedule: &Schedule, times: &PassTimes, limits: &[f64], gap: Gap) -> (Schedule, Length) {
-    let mut player = Player::new(schedule, times);
-    let mut ranks: Vec<Refill> = (0..schedule.n_ranks()).map(|rank| Refill::new(&player, rank, limits[rank])).collect();
+/// The schedule of `player` with its `W` placed anew under a limit per rank, and how long it takes. A rank whose list
+/// cannot keep its limit whatever its `W` do goes above it.
+pub(crate) fn refill(player: &Player, mut ranks: Vec<Refill>, gap: Gap) -> (Schedule, Length) {
+    let (schedule, times) = (player.schedule, player.times);
+    let mut player = player.anew(times);
     let mut n_left: usize = ranks.iter().map(|rank| rank.to_play.len()).sum();
     while n_left > 0 {
         let before = n_left;
@@ -79,11 +82,12 @@ pub(crate) fn refill(schedule: &Schedule, times: &PassTimes, limits: &[f64], gap
         rank.next(&mut player, times);
     }
     let length = player.length();
-    (Schedule { ranks: ranks.into_iter().map(|rank| rank.list).collect(), ..schedule.clone() }, length)
+    (schedule.with_ranks(ranks.into_iter().map(|rank| rank.list).collect()), length)
 }
 
 /// A rank whose `W` are placed anew.
-struct Refill {
+#[derive(Clone)]
+pub(crate) struct Refill {
     /// Everything but `W`, by number.
     to_play: VecDeque<usize>,
     /// The `W` by number, in the order of their `I`, and how many of them may be played.
@@ -96,6 +100,11 @@ struct Refill {
 }
 
 impl Refill {
+    /// Of all ranks, under a limit each.
+    pub fn of_ranks(player: &Player, limits: &[f64]) -> Vec<Self> {
+        limits.iter().enumerate().map(|(rank, &limit)| Self::new(player, rank, limit)).collect()
+    }
+
     fn new(player: &Player, rank: usize, limit: f64) -> Self {
         let actions = player.actions_of(rank);
         let list = Vec::with_capacity(actions.len());
@@ -165,5 +174,5 @@ pub(crate) fn on_compute(schedule: &Schedule, pass: impl Fn(&Schedule) -> Schedu
         return pass(schedule);
     }
     let ranks = schedule.ranks.iter().map(|list| list.iter().copied().filter(is_compute).collect());
-    with_transfers(&pass(&Schedule { ranks: ranks.collect(), ..schedule.clone() }))
+    with_transfers(&pass(&schedule.with_ranks(ranks.collect())))
 }

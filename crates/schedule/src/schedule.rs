@@ -1,6 +1,6 @@
 //! The schedule value.
 
-use crate::{Action, Op, ShardOp};
+use crate::{Action, LabelParts, Op, ShardOp};
 use mesh::{Key, Rank, Route, Stage, Visit};
 use std::fmt;
 
@@ -109,20 +109,28 @@ impl Schedule {
         self.ranks.iter().enumerate().flat_map(|(rank, list)| list.iter().map(move |&action| (Rank(rank), action)))
     }
 
+    /// The same schedule with other lists.
+    pub(crate) fn with_ranks(&self, ranks: Vec<Vec<Action>>) -> Self {
+        Self {
+            name: self.name.clone(),
+            routes: self.routes.clone(),
+            vocabulary: self.vocabulary,
+            tied: self.tied.clone(),
+            n_segments: self.n_segments,
+            ranks,
+        }
+    }
+
     /// An action as text: `{stage}{op}{microbatch}` as torch.distributed.pipelining prints it, with `@hop` added when
     /// the route visits the stage more than once and `.segment` when sequences are cut.
     pub fn label(&self, action: Action) -> String {
-        match action {
-            Action::Visit { op, key } => {
-                let stage = self.stage(action);
-                let visits = self.route(key).visits().iter().filter(|visit| visit.stage == stage).count();
-                let hop = if visits > 1 { format!("@{}", key.hop) } else { String::new() };
-                let segment = if self.n_segments > 1 { format!(".{}", key.segment) } else { String::new() };
-                format!("{stage}{op}{}{hop}{segment}", key.microbatch)
-            }
-            Action::Shard { op, microbatch } => format!("{op}{microbatch}"),
-            Action::Stage { op, stage } => format!("{stage}{op}"),
-        }
+        action.label(self.stage(action), self.label_parts(action))
+    }
+
+    /// What tells visits of one stage and microbatch apart in [`Schedule::label`].
+    pub fn label_parts(&self, action: Action) -> LabelParts {
+        let Action::Visit { key, .. } = action else { return LabelParts::default() };
+        LabelParts { hop: self.route(key).comes_back_to(self.stage(action)), segment: self.n_segments > 1 }
     }
 }
 

@@ -16,8 +16,12 @@ use crate::{Action, PassTimes, Schedule};
 /// If [`validate`](crate::validate()) refuses `schedule`, or `times` lack a hop of its routes.
 pub fn squeeze(schedule: &Schedule, times: &PassTimes) -> Schedule {
     on_compute(schedule, |schedule| {
-        let squeezed = into_gaps(schedule, &lasting(times));
-        match play(&squeezed, times).is_within(play(schedule, times)) {
+        let lasting = lasting(times);
+        let player = Player::new(schedule, &lasting);
+        let squeezed = into_gaps(&player);
+        let mut original = player.anew(times);
+        original.play();
+        match play(&squeezed, times).is_within(original.length()) {
             true => squeezed,
             false => schedule.clone(),
         }
@@ -39,11 +43,14 @@ fn lasting(times: &PassTimes) -> PassTimes {
     }
 }
 
-fn into_gaps(schedule: &Schedule, times: &PassTimes) -> Schedule {
-    let mut player = Player::new(schedule, times);
+/// `player` has played nothing yet.
+fn into_gaps(player: &Player) -> Schedule {
+    let (schedule, times) = (player.schedule, player.times);
+    let order = player.anew(times).play();
+    let mut player = player.anew(times);
     let limits: Vec<f64> = schedule.ranks.iter().map(|list| peak(list, times) * (1.0 + ROUNDING)).collect();
     let mut placed: Vec<Vec<Placed>> = vec![Vec::new(); schedule.n_ranks()];
-    for i in player.order() {
+    for i in order {
         let rank = player.rank_of(i);
         let ready = player.ready(i).expect("invariant: an order that can be played");
         let action = player.action(i);
@@ -58,7 +65,7 @@ fn into_gaps(schedule: &Schedule, times: &PassTimes) -> Schedule {
         placed[rank].insert(position, Placed { action, start, end, held });
     }
     let ranks = placed.into_iter().map(|list| list.into_iter().map(|placed| placed.action).collect());
-    Schedule { ranks: ranks.collect(), ..schedule.clone() }
+    schedule.with_ranks(ranks.collect())
 }
 
 #[derive(Clone, Copy)]

@@ -36,7 +36,7 @@ pub fn with_transfers(schedule: &Schedule) -> Schedule {
         }
         with
     });
-    Schedule { ranks: ranks.collect(), ..schedule.clone() }
+    schedule.with_ranks(ranks.collect())
 }
 
 /// The schedule with its messages spelled out as [`with_transfers`] does, in an order that cannot deadlock even where a
@@ -55,7 +55,7 @@ pub fn with_transfers_in_lockstep(schedule: &Schedule) -> Schedule {
         let is_no_message = |action: &Action| !matches!(action, Action::Visit { op, .. } if !op.is_compute());
         list.iter().copied().filter(is_no_message).collect()
     });
-    in_lockstep(&Schedule { ranks: ranks.collect(), ..schedule.clone() }, &[])
+    in_lockstep(&schedule.with_ranks(ranks.collect()), &[])
 }
 
 /// [`with_transfers_in_lockstep`] of a schedule without messages, where rank `r` lets `n_idle[r][i]` turns pass before
@@ -98,7 +98,7 @@ pub(crate) fn in_lockstep(schedule: &Schedule, n_idle: &[Vec<usize>]) -> Schedul
         }
         assert!(!is_stuck, "invariant: validated schedule");
     }
-    Schedule { ranks, ..schedule.clone() }
+    schedule.with_ranks(ranks)
 }
 
 struct Message {

@@ -34,7 +34,7 @@ pub fn with_unshards(schedule: &Schedule, n_stages: usize) -> Schedule {
         with.extend(held.iter().map(|&stage| Action::Stage { op: StageOp::Reshard, stage }));
         with
     });
-    Schedule { ranks: ranks.collect(), ..schedule.clone() }
+    schedule.with_ranks(ranks.collect())
 }
 
 /// For every action of a list the first `n_stages` stages whose weights it and those after it use, in order of use.

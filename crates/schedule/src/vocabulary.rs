@@ -74,7 +74,7 @@ fn bare(schedule: &Schedule) -> Result<(Schedule, Vec<Vec<Action>>), ScheduleErr
     let compute = schedule.ranks.iter().map(|list| list.iter().copied().filter(|action| action.is_compute()));
     let is_visit = |action: &Action| matches!(action, Action::Visit { .. });
     let (visits, updates) = compute.map(|list| list.partition(is_visit)).unzip();
-    Ok((Schedule { ranks: visits, ..schedule.clone() }, updates))
+    Ok((schedule.with_ranks(visits), updates))
 }
 
 /// The placed schedule with its name and with the work on stages at the end of the lists.

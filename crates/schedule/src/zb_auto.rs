@@ -61,10 +61,9 @@ pub(crate) fn best(
     let bound = course.candidate(in_turn(&course, WarmUp::Once), ()).length;
     let by_time =
         Heuristic::all().map(|heuristic| course.candidate(scheduled(&course, heuristic), Origin::Scheduled(heuristic)));
-    let in_turn = [WarmUp::Once, WarmUp::Twice].into_iter().flat_map(|warm_up| {
-        let lists = in_turn(&course, warm_up);
-        Weights::ALL.map(|weights| course.with_weights(&lists, weights, Origin::InTurn(warm_up, weights)))
-    });
+    let in_turn = [WarmUp::Once, WarmUp::Twice]
+        .into_iter()
+        .flat_map(|warm_up| course.with_weights(in_turn(&course, warm_up), |weights| Origin::InTurn(warm_up, weights)));
     let candidates = by_time.chain(in_turn).filter(|candidate| candidate.length.is_within(bound));
     Ok(shortest(candidates).expect("invariant: 1F1B is within its own bound"))
 }

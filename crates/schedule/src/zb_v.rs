@@ -61,10 +61,7 @@ pub(crate) fn best(
         Heuristic::all().map(|heuristic| course.candidate(scheduled(&course, heuristic), Origin::Scheduled(heuristic)));
     let by_hand: Vec<Vec<Action>> = (0..n_ranks).map(|rank| by_hand(rank, n_ranks, n_microbatches)).collect();
     let fits = by_hand.iter().zip(&limits).all(|(list, limit)| peak(list, times) <= limit * (1.0 + ROUNDING));
-    let by_hand = Weights::ALL.into_iter().filter(|_| fits).map(|weights| {
-        let origin = Origin::ByHand(weights);
-        course.with_weights(&by_hand, weights, origin)
-    });
+    let by_hand = if fits { course.with_weights(by_hand, Origin::ByHand) } else { Vec::new() };
     Ok(shortest(by_time.chain(by_hand)).expect("invariant: the list scheduler always finds lists"))
 }
 

@@ -47,7 +47,15 @@ impl Memory {
     }
 
     /// A compute action begins: a forward's activations, its scratch or a backward's; the messages it uses are gone.
-    pub fn compute_begins(&mut self, schedule: &Schedule, costs: &Costs, rank: Rank, action: Action, at_s: f64) {
+    pub fn compute_begins(
+        &mut self,
+        schedule: &Schedule,
+        costs: &Costs,
+        stage: Stage,
+        rank: Rank,
+        action: Action,
+        at_s: f64,
+    ) {
         let stages = &costs.stages;
         let (op, key) = match action {
             Action::Visit { op, key } => (op, key),
@@ -57,7 +65,7 @@ impl Memory {
             Action::Stage { .. } => return,
         };
         let route = schedule.route(key);
-        let cost = &stages[schedule.stage(action).0];
+        let cost = &stages[stage.0];
         match op {
             Op::Forward | Op::ForwardNoGrad => {
                 if let Some(before) = route.before(key.hop).filter(|before| before.rank != rank) {

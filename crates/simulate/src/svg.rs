@@ -81,7 +81,7 @@ fn bar(
     let (width, height) = ((end - x).max(0.3), if kind == Kind::Message { 3.0 } else { BAR });
     // Three digits of the whole are what a reader compares bars by.
     let time = |time_s: f64| seconds(time_s, makespan_s, makespan_s / 1e3);
-    let (class, label) = (kind.class(), escaped(&span.label));
+    let (class, label) = (kind.class(), escaped(&span.label()));
     let (from, to, length) = (time(span.start_s), time(span.end_s), time(span.end_s - span.start_s));
     write!(
         page,

@@ -1,7 +1,7 @@
 //! What happened, or is predicted to happen, on every rank.
 
 use mesh::{Rank, Stage};
-use schedule::{Action, Meeting, Op};
+use schedule::{Action, LabelParts, Meeting, Op};
 
 /// One action as it was played.
 #[derive(Clone, Debug, PartialEq)]
@@ -12,8 +12,8 @@ pub struct Span {
     pub action: Action,
     /// The stage it worked on.
     pub stage: Stage,
-    /// The action as [`schedule::Schedule::label`] prints it.
-    pub label: String,
+    /// What [`Span::label`] has.
+    pub label: LabelParts,
     /// When the rank asked, in seconds from the step's start, never after `start_s`: for a core permit, or for the link
     /// of a send. Otherwise equal to `start_s`.
     pub asked_s: f64,
@@ -23,6 +23,14 @@ pub struct Span {
     /// End, in seconds from the step's start. For a send: when the last byte is there, the rank plays on meanwhile; where
     /// communication blocks, when the last byte has left and the rank plays on.
     pub end_s: f64,
+}
+
+impl Span {
+    /// The action as [`schedule::Schedule::label`] prints it. Made when asked for: a step has as many as actions, and who
+    /// compares steps reads none.
+    pub fn label(&self) -> String {
+        self.action.label(self.stage, self.label)
+    }
 }
 
 /// A collective as it was played.

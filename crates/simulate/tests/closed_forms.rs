@@ -142,12 +142,12 @@ fn a_link_is_a_queue() {
     let sends: Vec<_> = timeline
         .spans
         .iter()
-        .filter(|span| span.label.starts_with("0SEND_F"))
+        .filter(|span| span.label().starts_with("0SEND_F"))
         .map(|span| (span.asked_s, span.start_s, span.end_s))
         .collect();
     assert_eq!(sends, [(1.0, 1.0, 4.0), (2.0, 3.0, 6.0), (3.0, 5.0, 8.0)]);
     let forwards: Vec<f64> =
-        timeline.spans.iter().filter(|span| span.label.starts_with("1F")).map(|span| span.start_s).collect();
+        timeline.spans.iter().filter(|span| span.label().starts_with("1F")).map(|span| span.start_s).collect();
     assert_eq!(forwards, [4.0, 6.0, 8.0]);
 }
 
@@ -185,7 +185,7 @@ fn cores_are_shared() {
                 assert_eq!(timeline, alone, "with a permit each, nobody waits");
             }
             // Brute force: at every start, no more than `permits` spans overlap.
-            let computes: Vec<_> = timeline.spans.iter().filter(|span| !span.label.contains('_')).collect();
+            let computes: Vec<_> = timeline.spans.iter().filter(|span| !span.label().contains('_')).collect();
             for span in computes.iter().filter(|span| span.end_s > span.start_s) {
                 let running = computes.iter().filter(|o| o.start_s <= span.start_s && span.start_s < o.end_s).count();
                 assert!(running <= permits, "{running} run at {}", span.start_s);
@@ -211,9 +211,10 @@ fn permits_are_granted_in_order() {
     };
     let costs = Costs { cores: vec![Cores { permits: 1, ..Cores::shared(3, 1) }], ..equal(3, stage(1.0, 1.0, 1.0)) };
     let timeline = simulate(&schedule, &costs).unwrap();
-    let mut begins: Vec<_> = timeline.spans.iter().map(|span| (span.start_s, span.label.as_str())).collect();
+    let mut begins: Vec<_> = timeline.spans.iter().map(|span| (span.start_s, span.label())).collect();
     begins.sort_by(|a, b| a.0.total_cmp(&b.0));
-    assert_eq!(begins, [(0.0, "0F0"), (1.0, "1F1"), (2.0, "2F2"), (3.0, "0B0"), (5.0, "1B1"), (7.0, "2B2")]);
+    let wanted = [(0.0, "0F0"), (1.0, "1F1"), (2.0, "2F2"), (3.0, "0B0"), (5.0, "1B1"), (7.0, "2B2")];
+    assert_eq!(begins, wanted.map(|(at_s, label)| (at_s, label.to_owned())));
 }
 
 #[test]

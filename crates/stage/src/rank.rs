@@ -107,7 +107,7 @@ impl Player {
                 rank,
                 action,
                 stage,
-                label: step.schedule.label(action),
+                label: step.schedule.label_parts(action),
                 asked_s,
                 start_s,
                 end_s,

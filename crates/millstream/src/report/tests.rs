@@ -429,7 +429,7 @@ fn trace_holds_every_action() {
     };
     // Per process: 4 ranks x 7 microbatches x (F and B), and an optimizer step per rank. Receives that wait come on top.
     let receives =
-        timeline.spans.iter().filter(|span| span.label.contains("RECV") && span.end_s > span.start_s).count();
+        timeline.spans.iter().filter(|span| span.label().contains("RECV") && span.end_s > span.start_s).count();
     assert_eq!(count("X", Some("action")), 2 * (4 * 7 * 2 + 4 + receives));
     // 3 borders x 7 microbatches x 2 directions.
     assert_eq!((count("b", Some("message")), count("e", Some("message"))), (2 * 42, 2 * 42));

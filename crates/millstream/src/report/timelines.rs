@@ -5,7 +5,7 @@ use super::files::TIMELINES;
 use crate::out_folder::write_whole;
 use anyhow::{Context, bail};
 use mesh::{Hop, Key, Microbatch, Rank, Segment, Stage};
-use schedule::{Action, Meeting, Op, ShardOp, StageOp};
+use schedule::{Action, LabelParts, Meeting, Op, ShardOp, StageOp};
 use serde::{Deserialize, Serialize};
 use simulate::{Costs, MeetingSpan, MemorySample, Span, StageCost, Timeline};
 use std::path::Path;
@@ -143,7 +143,7 @@ impl From<&Timeline> for TimelineFile {
             SpanRecord {
                 rank: span.rank.0,
                 stage: span.stage.0,
-                label: span.label.clone(),
+                label: span.label(),
                 op,
                 visit,
                 shard,
@@ -202,7 +202,7 @@ impl TryFrom<&TimelineFile> for Timeline {
                 rank: rank(span.rank)?,
                 action,
                 stage: Stage(span.stage),
-                label: span.label.clone(),
+                label: LabelParts { hop: span.label.contains('@'), segment: span.label.contains('.') },
                 asked_s: span.asked_s,
                 start_s: span.start_s,
                 end_s: span.end_s,

@@ -40,7 +40,7 @@ fn add(events: &mut Vec<Value>, process: usize, name: &str, timeline: &Timeline)
 }
 
 fn add_span(events: &mut Vec<Value>, process: usize, i: usize, span: &Span) {
-    let (rank, label) = (span.rank.0, &span.label);
+    let (rank, label) = (span.rank.0, span.label());
     let mut args = json!({ "stage": span.stage.0 });
     match span.action {
         Action::Visit { key, .. } => {
@@ -70,7 +70,7 @@ fn add_span(events: &mut Vec<Value>, process: usize, i: usize, span: &Span) {
         }
     };
     slice("waiting for a core", "wait", span.asked_s, span.start_s);
-    slice(label, "action", span.start_s, span.end_s);
+    slice(&label, "action", span.start_s, span.end_s);
 }
 
 fn us(s: f64) -> f64 {

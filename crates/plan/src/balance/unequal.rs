@@ -19,8 +19,12 @@ pub fn balance_unequal(seconds: &[&[f64]]) -> Vec<usize> {
     let mut best: Vec<f64> = first.clone();
     best[0] = f64::INFINITY;
     let mut borders: Vec<Vec<usize>> = Vec::with_capacity(n_stages - 1);
+    let mut sums = first;
     for (stage, of) in seconds.iter().enumerate().skip(1) {
-        let sums = prefix(of);
+        // Stages on devices of one kind share their seconds.
+        if !std::ptr::eq(*of, seconds[stage - 1]) {
+            sums = prefix(of);
+        }
         let mut next = vec![f64::INFINITY; n_units + 1];
         let mut border = vec![0; n_units + 1];
         for end in stage + 1..=n_units {

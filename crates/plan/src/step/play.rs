@@ -246,9 +246,8 @@ impl Playing {
         let ranks = 0..plan.layout.degrees.pipeline;
         let usable: Vec<u64> = ranks.clone().map(|rank| plan.usable_bytes(rank)).collect();
         let above = |_: &Schedule, timeline: &Timeline| {
-            let ranks = usable.iter().enumerate();
-            ranks.map(|(rank, usable)| timeline.peak_bytes(Rank(rank)).saturating_sub(*usable)).max().unwrap_or(0)
-                as f64
+            let peaks = fullest(timeline).into_iter().map(|bytes| bytes.iter().sum::<u64>());
+            peaks.zip(&usable).map(|(peak, usable)| peak.saturating_sub(*usable)).max().unwrap_or(0) as f64
         };
         let choice = Choice {
             spec: plan.layout.spec,
@@ -276,7 +275,7 @@ impl Playing {
         };
         let messages_s: f64 = of_ranks.iter().map(|rank| rank.communication_s).sum();
         let seconds = timeline.makespan_s();
-        let memory = ranks.clone().map(|rank| fullest(&timeline, Rank(rank))).collect();
+        let memory = fullest(&timeline);
         Ok(Played {
             seconds,
             bubble: idle_fraction(&of_ranks),
@@ -304,9 +303,14 @@ impl Playing {
     }
 }
 
-/// What is live at a rank's fullest moment.
-fn fullest(timeline: &Timeline, rank: Rank) -> [u64; 6] {
-    let samples = timeline.memory.iter().filter(|sample| sample.rank == rank);
-    let fullest = samples.max_by_key(|sample| sample.bytes.iter().sum::<u64>());
-    fullest.map_or([0; 6], |sample| sample.bytes)
+/// What is live at every rank's fullest moment, of equals the last.
+fn fullest(timeline: &Timeline) -> Vec<[u64; 6]> {
+    let mut fullest = vec![(0, [0; 6]); timeline.n_ranks];
+    for sample in &timeline.memory {
+        let (bytes, most) = (sample.bytes.iter().sum::<u64>(), &mut fullest[sample.rank.0]);
+        if bytes >= most.0 {
+            *most = (bytes, sample.bytes);
+        }
+    }
+    fullest.into_iter().map(|(_, bytes)| bytes).collect()
 }

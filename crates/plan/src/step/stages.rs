@@ -102,7 +102,7 @@ pub struct StagePlan<'a> {
     pub(crate) rank_of: Vec<usize>,
     /// By pipeline rank.
     pub(crate) catalogues: Vec<usize>,
-    distinct: Vec<Catalogue>,
+    pub(crate) distinct: Vec<Catalogue>,
     /// Parameters of each pipeline rank.
     pub(crate) elements: Vec<Elements>,
     /// Bytes of a message between stages, on one rank.
@@ -185,6 +185,13 @@ impl<'a> StagePlan<'a> {
         };
         let carry_bytes = ((tokens * model.hidden_size) as f64 * software.precision.bytes()) as u64;
         Ok(Self { task, layout, microbatches, stages, rank_of, catalogues, distinct, elements, carry_bytes })
+    }
+
+    /// Whether `layout` has the same stages on the same ranks: then this is its plan too, but for the schedule.
+    pub(crate) fn is_cut_for(&self, layout: &Layout) -> bool {
+        let apart_from_schedule = Layout { spec: self.layout.spec, chunks: self.layout.chunks, ..layout.clone() };
+        let ranks = layout.spec.kind.placement().ranks(layout.n_stages(), layout.chunks);
+        apart_from_schedule == *self.layout && ranks.as_ref() == Some(&self.rank_of)
     }
 
     /// Seconds that no schedule and no cut of `layout` undercuts: all passes spread evenly over the ranks in proportion to
