@@ -384,15 +384,35 @@ fn options_that_mean_nothing() {
         refused(&place, &[&local, option].concat(), &[&wanted]);
     }
     let fit = [&local[..], &["--calibrate", "run/timeline.json"]].concat();
-    let options: [&[&str]; 5] = [
+    let options: [&[&str]; 15] = [
         &["--schedule", "gpipe"],
         &["--pipeline", "1"],
-        &["--predictor", "amp"],
-        &["--recompute", "none"],
         &["--data", "1"],
+        &["--context", "1"],
+        &["--expert", "1"],
+        &["--tensor", "1"],
+        &["--recompute", "none"],
+        &["--cut", "layers"],
+        &["--predictor", "amp"],
+        &["--best", "5"],
+        &["--json"],
+        &["--emit", "megatron"],
+        &["--out", "plan.toml"],
+        &["--svg", "a.svg"],
+        &["--width", "120"],
     ];
     for option in options {
         refused(&place, &[&fit, option].concat(), &["cannot be used with", option[0]]);
+        let fit_device = [&plan[..], &["--calibrate", "trace.json"]].concat();
+        refused(&place, &[&fit_device, option].concat(), &["cannot be used with", option[0]]);
+    }
+    for (printed, unheard) in [
+        (&["--json"][..], ["--width", "80"]),
+        (&["--emit", "megatron"], ["--width", "80"]),
+        (&["--emit", "megatron"], ["--best", "2"]),
+    ] {
+        let given = [&plan[..], printed, &unheard].concat();
+        refused(&place, &given, &["cannot be used with", printed[0], unheard[0]]);
     }
     let wanted = "--trainer millstream does not take --microbatch with --calibrate";
     refused(&place, &[&fit[..], &["--microbatch", "2"]].concat(), &[wanted]);

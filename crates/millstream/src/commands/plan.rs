@@ -70,7 +70,7 @@ pub struct Args {
     #[arg(long, value_enum)]
     cut: Option<CutName>,
     /// How many plans to show at most.
-    #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::size(0..=1000))]
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = super::size(0..=1000), conflicts_with = "emit")]
     best: usize,
     /// Print numbers as JSON instead of tables and a picture.
     #[arg(long)]
@@ -84,8 +84,8 @@ pub struct Args {
     /// Fit the machine to a traced step of this model and batch instead of planning: a PyTorch profiler's trace (.json or
     /// .json.gz) of one device, or with --trainer millstream a run's timeline.json.
     #[arg(long, value_name = "TRACE", conflicts_with_all = [
-        "json", "emit", "out", "svg", "schedule", "pipeline", "data", "context", "expert", "tensor", "recompute", "predictor",
-        "best",
+        "json", "emit", "out", "svg", "schedule", "pipeline", "data", "context", "expert", "tensor", "recompute", "cut",
+        "predictor", "best", "width",
     ])]
     calibrate: Option<PathBuf>,
     /// Write the fitted machine file here.
@@ -101,7 +101,10 @@ pub struct Args {
     #[arg(long, value_name = "OUT.svg")]
     svg: Option<PathBuf>,
     /// Columns of the printed picture.
-    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(
+        long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u16).range(1..=1000),
+        conflicts_with_all = ["json", "emit"]
+    )]
     width: u16,
 }
 
