@@ -125,7 +125,7 @@ pub enum Communication {
     #[default]
     Overlapped,
     /// Ranks move the bytes themselves: a send takes its rank until the last byte has left, a receive takes its rank as
-    /// long for the same bytes.
+    /// long for the same bytes; a send and the receive right after it move at once.
     Blocking,
 }
 

@@ -18,10 +18,11 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 /// - Overlapped ([`Communication::Overlapped`]): the rank plays on when the send is handed over; a receive ends when
 ///   the message is there.
 /// - Blocking ([`Communication::Blocking`]): the rank plays on when the last byte has left, waiting in the link's queue
-///   included. A receive takes its rank for bytes / bandwidth: it ends that long after both the rank reached it and
-///   the first byte was there (the latency after the link took the message), so at the message's arrival if the rank
-///   was waiting. Sends are still buffered: one that waited for its receive would deadlock the plainest 1F1B, where
-///   neighbours send to each other at the same time.
+///   included. A receive takes its rank for bytes / bandwidth: it ends that long after both the rank had come to it, past
+///   sends right before it, and the first byte was there (the latency after the link took the message), so at the
+///   message's arrival if the rank was waiting. Sends right before a receive thus move together with it: links carry both
+///   directions at once, and trainers start a send and the receive after it as one batch. Sends are still buffered: one
+///   that waited for its receive would deadlock the plainest 1F1B, where neighbours send to each other at the same time.
 /// - A compute action of a rank that shares cores holds a permit from start to end; who asked first gets the next free
 ///   permit, at the same moment the lower rank. Sends and receives need none.
 /// - A collective ([`schedule::Meeting`]) begins when its last member has ended and takes its cost; it occupies no rank.
@@ -168,6 +169,8 @@ struct RankState {
     end: usize,
     /// When the head became the head.
     came_at_s: f64,
+    /// When what comes before the head, sends right before it left out, had ended.
+    receives_from_s: f64,
     /// Whether the head computes, has asked for a permit, or moves the bytes of a message.
     is_busy: bool,
     cores: Option<usize>,
@@ -219,7 +222,14 @@ impl<'a> Play<'a> {
         let cores_of = |rank: Rank| costs.cores.iter().position(|cores| cores.ranks.contains(&rank));
         let ranks = (0..schedule.n_ranks()).map(|rank| {
             let own = dependencies.actions_of(Rank(rank));
-            RankState { head: own.start, end: own.end, came_at_s: 0.0, is_busy: false, cores: cores_of(Rank(rank)) }
+            RankState {
+                head: own.start,
+                end: own.end,
+                came_at_s: 0.0,
+                receives_from_s: 0.0,
+                is_busy: false,
+                cores: cores_of(Rank(rank)),
+            }
         });
         let links = costs.links.iter().map(|link| {
             let state = LinkState { latency_s: link.latency_s, bytes_per_s: link.bytes_per_s, free_at_s: 0.0 };
@@ -316,8 +326,8 @@ impl<'a> Play<'a> {
                     self.next(rank, now_s);
                 }
                 Action::Visit { op: Op::RecvActivation | Op::RecvGradient, .. } => {
-                    let came_at_s = state.came_at_s;
-                    let end_s = self.received_s(head, came_at_s).max(now_s);
+                    let (came_at_s, from_s) = (state.came_at_s, state.receives_from_s);
+                    let end_s = self.received_s(head, from_s).max(now_s);
                     self.times[head] = Times { asked_s: came_at_s, start_s: came_at_s, end_s };
                     if end_s > now_s {
                         self.ranks[rank].is_busy = true;
@@ -340,8 +350,12 @@ impl<'a> Play<'a> {
     }
 
     fn next(&mut self, rank: usize, now_s: f64) {
-        self.ranks[rank].head += 1;
-        self.ranks[rank].came_at_s = now_s;
+        let state = &mut self.ranks[rank];
+        if !matches!(self.actions[state.head].1, Action::Visit { op: Op::SendActivation | Op::SendGradient, .. }) {
+            state.receives_from_s = now_s;
+        }
+        state.head += 1;
+        state.came_at_s = now_s;
     }
 
     /// A rank's head has ended.

@@ -61,3 +61,19 @@ fn blocking_messages_cost_both_ranks() {
         }
     }
 }
+
+/// Two ranks in the middle of 1F1B, forward 1, backward 2: the first sends an activation when the second sends a gradient,
+/// and each receives what the other sent. Both messages move at once: a round takes 3 + t, and would take 3 + 2 t if the
+/// directions took turns.
+#[test]
+fn a_send_and_the_receive_after_it_move_at_once() {
+    for t in [0.25, 1.0, 2.0] {
+        let costs = costs(Communication::Blocking, [1.0; 2], t, 0.0);
+        let timeline = simulate(&plain(Kind::OneFOneB, 2, 6), &costs).unwrap();
+        for rank in 0..2 {
+            let backwards = begins(&timeline, rank, Op::Backward);
+            let rounds: Vec<f64> = backwards.windows(2).take(4).map(|pair| pair[1] - pair[0]).collect();
+            assert_eq!(rounds, [3.0 + t; 4], "rank {rank}, t {t}");
+        }
+    }
+}

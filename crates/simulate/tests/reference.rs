@@ -38,11 +38,16 @@ impl<'a> Reference<'a> {
             let mut is_settled = true;
             for (rank, list) in schedule.ranks.iter().enumerate() {
                 let mut free_s = 0.0;
+                // The same without the sends right before an action.
+                let mut receives_from_s = 0.0;
                 let mut links_free_s = HashMap::new();
                 for &action in list {
-                    let times = reference.times_of(rank, action, free_s, &mut links_free_s);
+                    let times = reference.times_of(rank, action, [free_s, receives_from_s], &mut links_free_s);
                     is_settled &= reference.times.insert((rank, action), times) == Some(times);
                     free_s = times.end_s;
+                    if !matches!(action, Action::Visit { op: Op::SendActivation | Op::SendGradient, .. }) {
+                        receives_from_s = free_s;
+                    }
                 }
             }
             if is_settled {
@@ -51,7 +56,13 @@ impl<'a> Reference<'a> {
         }
     }
 
-    fn times_of(&self, rank: usize, action: Action, free_s: f64, links_free_s: &mut HashMap<usize, f64>) -> Times {
+    fn times_of(
+        &self,
+        rank: usize,
+        action: Action,
+        [free_s, receives_from_s]: [f64; 2],
+        links_free_s: &mut HashMap<usize, f64>,
+    ) -> Times {
         let blocks = self.costs.communication == Communication::Blocking;
         let Action::Visit { op, key } = action else { return self.compute(rank, action, free_s) };
         let at = |hop: usize| self.schedule.visit(key.at(hop)).unwrap();
@@ -72,7 +83,7 @@ impl<'a> Reference<'a> {
                 let from = at(hop).rank.0;
                 let there_s = self.times[&(from, Action::visit(send, key.at(hop)))].there_s;
                 let (_, transfer_s) = self.link(from, rank, self.carry(send, key.at(hop)));
-                let end_s = there_s.max(if blocks { free_s + transfer_s } else { free_s });
+                let end_s = there_s.max(free_s).max(if blocks { receives_from_s + transfer_s } else { free_s });
                 Times { start_s: free_s, end_s, there_s: end_s }
             }
             _ => self.compute(rank, action, free_s),

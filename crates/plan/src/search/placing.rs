@@ -12,8 +12,8 @@ const STARTS: u64 = 3;
 
 /// `found` on nodes in a better order; `None` where none was found, where nodes differ in what they are, or where links do
 /// not. What annealing compares is how long the slowest stage's replicas sum gradients, and what messages through the pipeline
-/// and back take: once for every round of as many microbatches as there are stages (Pipette), and where ranks move them
-/// themselves, what the busiest rank has to do for every microbatch. What it finds is then played.
+/// and back take: once for every round of as many microbatches as there are stages (Pipette). Where ranks move them
+/// themselves: once, and what the busiest rank has to do for every microbatch. What is found is then played.
 pub(super) fn placed(task: &Task, found: &Found) -> Option<Found> {
     let Network::Pairs(pairs) = &task.machine.network else { return None };
     let [group] = task.machine.nodes.as_slice() else { return None };
@@ -37,9 +37,9 @@ pub(super) fn placed(task: &Task, found: &Found) -> Option<Found> {
             _ => 0.0,
         })
         .collect();
-    let mut busy_s = vec![0.0_f64; p];
+    let mut own_s = vec![0.0_f64; p];
     for (stage, &rank) in plan.rank_of.iter().enumerate() {
-        busy_s[rank] += plan.seconds(stage).total() + plan.recompute_s(stage);
+        own_s[rank] += plan.seconds(stage).total() + plan.recompute_s(stage);
     }
     let hops: Vec<Hop> = plan
         .rank_of
@@ -56,24 +56,33 @@ pub(super) fn placed(task: &Task, found: &Found) -> Option<Found> {
     let cost = |order: &[usize]| -> f64 {
         let exchange = exchanged.iter().zip(&nodes_of).map(|(bytes, nodes)| bytes / ring(order, *nodes));
         let seconds = |hop: &Hop| 2.0 * hop.bytes / both_ways(order[hop.nodes[0]], order[hop.nodes[1]]);
-        let through: f64 = hops.iter().map(seconds).sum();
         let passes = match communication {
-            Communication::Overlapped => (m / p as f64).max(1.0) * through,
+            Communication::Overlapped => (m / p as f64).max(1.0) * hops.iter().map(seconds).sum::<f64>(),
             Communication::Blocking => {
-                let mut busy_s = busy_s.clone();
+                let mut busy_s = own_s.clone();
                 for hop in &hops {
-                    hop.ranks.iter().for_each(|&rank| busy_s[rank] += seconds(hop));
+                    // Both directions at once.
+                    hop.ranks.iter().for_each(|&rank| busy_s[rank] += seconds(hop) / 2.0);
                 }
-                through + m * busy_s.into_iter().fold(0.0, f64::max)
+                hops.iter().map(seconds).sum::<f64>() + m * busy_s.into_iter().fold(0.0, f64::max)
             }
         };
         exchange.fold(0.0, f64::max) + passes
     };
     let starts = (0..STARTS).map(|seed| anneal(n_nodes, MOVES, seed, &cost));
-    let order = starts.min_by(|a, b| cost(a).total_cmp(&cost(b)))?;
-    let task = Task { machine: task.machine.in_order(&order), ..task.clone() };
-    let prediction = StagePlan::new(&task, &found.layout).ok()?.predict(Effort::Full).ok()?;
-    let is_better = prediction.step_s < found.prediction.step_s && prediction.missing_bytes() <= 0;
+    // Costs are near each other without being exact, and those of an order and its reverse nearly the same: all are played.
+    let both = starts.flat_map(|order| {
+        let reverse = order.iter().rev().copied().collect();
+        [order, reverse]
+    });
+    let played = both.filter_map(|order| {
+        let task = Task { machine: task.machine.in_order(&order), ..task.clone() };
+        let prediction = StagePlan::new(&task, &found.layout).ok()?.predict(Effort::Full).ok()?;
+        Some((prediction, order))
+    });
+    let fitting = played.filter(|(prediction, _)| prediction.missing_bytes() <= 0);
+    let (prediction, order) = fitting.min_by(|a, b| a.0.step_s.total_cmp(&b.0.step_s))?;
+    let is_better = prediction.step_s < found.prediction.step_s;
     is_better.then(|| Found { layout: found.layout.clone(), prediction, nodes: Some(order) })
 }
 

@@ -39,8 +39,8 @@ impl StagePlan<'_> {
         if self.task.software.communication == Communication::Blocking {
             for pair in self.rank_of.windows(2).filter(|pair| pair[0] != pair[1]) {
                 let (seconds, latency_s) = self.message_s(pair[0], pair[1]);
-                // A rank sends in one direction and receives in the other.
-                let on_rank = 2.0 * (seconds - latency_s).max(0.0);
+                // A rank sends in one direction and at best receives in the other meanwhile.
+                let on_rank = (seconds - latency_s).max(0.0);
                 busy[pair[0]] += on_rank;
                 busy[pair[1]] += on_rank;
             }
