@@ -53,6 +53,48 @@ fn answers() {
     assert!(toml.contains("pipeline_parallel_degree = "), "{toml}");
 }
 
+/// Two clusters of other cards, one of them in two places of the file: gathered, and every rank says where it is.
+#[test]
+fn clusters_of_a_file() {
+    let place = with_model(2048, 24);
+    let group = |name: &str, cluster: &str, count: usize, kind: &str| {
+        format!(
+            "[[nodes]]\nname = \"{name}\"\ncluster = \"{cluster}\"\ncount = {count}\ndevices = 8\npreset = \"a100\"\n\
+             [[nodes.nics]]\nkind = \"{kind}\"\ncount = 4\ngbytes_per_s = 20\n\
+             [[nodes.nics]]\nkind = \"ethernet\"\ncount = 1\ngbytes_per_s = 2.5\n"
+        )
+    };
+    let parts =
+        [group("old", "a", 1, "infiniband"), group("other", "b", 2, "roce"), group("new", "a", 3, "infiniband")];
+    let answer = |order: [usize; 3]| -> (Value, String) {
+        place.write("machine.toml", order.map(|i| parts[i].as_str()).concat());
+        let given =
+            ["plan", "--model", "model.json", "--batch", "96", "--sequence", "1024", "--machine", "machine.toml"];
+        let json = place.succeed(&[&given[..], &["--json"]].concat());
+        (serde_json::from_str(&json).unwrap(), place.succeed(&given))
+    };
+    let (scattered, page) = answer([0, 1, 2]);
+    let (gathered, _) = answer([0, 2, 1]);
+    let best = |json: &Value| json["plans"][0].clone();
+    assert_eq!(best(&scattered)["step_s"], best(&gathered)["step_s"]);
+    assert!(best(&scattered)["nodes"].is_array());
+    assert!(page.contains("nodes in this order, not that of the file: "), "{page}");
+    let ranks = best(&scattered)["ranks"].as_array().unwrap().clone();
+    assert_eq!(ranks.len(), best(&scattered)["pipeline"].as_u64().unwrap() as usize);
+    let layers = ranks.iter().flat_map(|rank| rank["layers"].as_array().unwrap());
+    assert!((layers.map(|n| n.as_f64().unwrap()).sum::<f64>() - 24.0).abs() < 1e-9);
+    for rank in &ranks {
+        let clusters: Vec<&str> =
+            rank["devices"].as_array().unwrap().iter().map(|part| part["cluster"].as_str().unwrap()).collect();
+        assert!(clusters.iter().all(|cluster| *cluster == clusters[0]), "{rank}");
+        assert_ne!(rank["gradients_over"], "Ethernet", "{rank}");
+    }
+    for name in ["old node 0", "other node", "new node"] {
+        assert!(page.contains(name), "{page}");
+    }
+    println!("{page}");
+}
+
 /// When nothing fits it says by how much, and what would do; the way out is one.
 #[test]
 fn nothing_fits() {

@@ -1,6 +1,7 @@
 //! The machines that a plan is made for, as values.
 
 mod network;
+mod order;
 mod presets;
 mod rates;
 

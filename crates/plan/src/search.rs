@@ -1,8 +1,10 @@
 //! The best of all layouts.
 
+mod orders;
 mod placing;
 mod space;
 
+pub use orders::search;
 pub use space::{Fixed, Space, Trainer};
 
 use crate::PlanError;
@@ -78,15 +80,10 @@ impl Ord for Waiting {
 /// Layouts are alternatives to the best when they take at most a twentieth longer.
 const NEAR: f64 = 1.05;
 
-/// The best layout in `space`, and up to `n_best - 1` of other degrees that come near it. Layouts are simulated in the order
-/// of lower bounds of their step, until no bound is below the best: what is left out cannot be better. Long steps are
-/// compared by two rounds of their microbatches and what every further round takes; the best are then played in full.
-///
-/// # Errors
-/// When the machine cannot be planned for, or no layout of the space divides the model, the batch and the devices.
-pub fn search(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanError> {
-    task.machine.check()?;
-    space.check_fixed(task)?;
+/// The best layouts with the machine's nodes in the order of its groups. Layouts are simulated in the order of lower bounds of
+/// their step, until no bound is below the best: what is left out cannot be better. Long steps are compared by two rounds of
+/// their microbatches and what every further round takes; the best are then played in full.
+fn search_in_order(task: &Task, space: &Space, n_best: usize) -> Result<Search, PlanError> {
     let (layouts, refusal) = space.layouts(task);
     let mut run = Run {
         task,

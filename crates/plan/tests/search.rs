@@ -96,10 +96,18 @@ fn equals_brute_force() {
             };
             let space = Space::of(trainer, &software);
             let found = search(&task, &space, 1).expect("a plan");
-            let all = all_layouts(task.machine.n_devices(), rows, &space.kinds);
-            let fitting = all.iter().filter_map(|layout| {
+            // Kinds of nodes take their places in either order.
+            let reversed = Task { machine: machine(nodes.iter().rev().cloned().collect()), ..task.clone() };
+            let all: Vec<(&Task, Layout)> = [&task, &reversed]
+                .into_iter()
+                .take(nodes.len())
+                .flat_map(|task| {
+                    all_layouts(task.machine.n_devices(), rows, &space.kinds).into_iter().map(move |of| (task, of))
+                })
+                .collect();
+            let fitting = all.iter().filter_map(|(task, layout)| {
                 let is_within = task.machine.nodes.iter().all(|group| group.devices % layout.degrees.tensor == 0);
-                let prediction = is_within.then(|| predict(&task, layout).ok())??;
+                let prediction = is_within.then(|| predict(task, layout).ok())??;
                 (prediction.missing_bytes() <= 0).then_some(prediction.step_s)
             });
             let best = fitting.fold(f64::INFINITY, f64::min);

@@ -3,6 +3,7 @@
 mod answer;
 mod calibrate;
 mod local;
+mod seats;
 mod space;
 
 use crate::fault::{UserFault, users};
@@ -235,7 +236,7 @@ pub fn run(args: Args) -> anyhow::Result<Outcome> {
         super::print(&text.map_err(UserFault::new)?)?;
         return Ok(Outcome::Done);
     }
-    let answer = Answer::new(&task, &space, &found);
+    let answer = Answer::new(&task, &space, &found).map_err(users)?;
     if args.json {
         super::print(&(serde_json::to_string_pretty(&answer)? + "\n"))?;
     }

@@ -221,7 +221,7 @@ impl Machine {
         self.seat(device).node
     }
 
-    fn group_of_node(&self, node: usize) -> usize {
+    pub(super) fn group_of_node(&self, node: usize) -> usize {
         let mut first = 0;
         let found = self.nodes.iter().position(|group| {
             first += group.count;

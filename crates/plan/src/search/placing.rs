@@ -1,7 +1,7 @@
 //! Which node takes which place, where links between nodes were measured one by one (Pipette's worker mapping).
 
 use super::Found;
-use crate::machine::{Machine, Network, Pairs};
+use crate::machine::Network;
 use crate::mapping::anneal;
 use crate::step::{Effort, StagePlan, Task};
 use simulate::Communication;
@@ -92,14 +92,4 @@ struct Hop {
     /// By place.
     nodes: [usize; 2],
     bytes: f64,
-}
-
-impl Machine {
-    /// With the nodes of its only group in another order: what is measured between them moves along.
-    fn in_order(&self, order: &[usize]) -> Machine {
-        let Network::Pairs(Pairs { bytes_per_s, latency_s }) = &self.network else { return self.clone() };
-        let row = |&from: &usize| order.iter().map(|&to| bytes_per_s[from][to]).collect();
-        let pairs = Pairs { bytes_per_s: order.iter().map(row).collect(), latency_s: *latency_s };
-        Machine { network: Network::Pairs(pairs), ..self.clone() }
-    }
 }

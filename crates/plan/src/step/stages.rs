@@ -5,7 +5,7 @@ use crate::PlanError;
 use crate::balance::balance_unequal;
 use crate::degrees::Batch;
 use crate::footprint::{Footprint, kinds};
-use crate::machine::{Collective, Device, Machine, Path};
+use crate::machine::{Collective, Device, Fabric, Machine, Path};
 use crate::software::{BetweenProducts, Hops};
 use crate::work::{AttentionPass, Clock, PassSeconds, Passes, Setting, Work};
 use architecture::Block;
@@ -373,7 +373,7 @@ impl<'a> StagePlan<'a> {
 fn catalogues(task: &Task, setting: &Setting) -> (Vec<usize>, Vec<Catalogue>) {
     let degrees = setting.degrees;
     let mut distinct: Vec<Catalogue> = Vec::new();
-    let mut known: Vec<(String, [Path; 3])> = Vec::new();
+    let mut known: Vec<(&Device, &Fabric, [Path; 3])> = Vec::new();
     let mut of_rank = Vec::with_capacity(degrees.pipeline);
     for rank in 0..degrees.pipeline {
         let first = rank * degrees.per_stage();
@@ -384,15 +384,19 @@ fn catalogues(task: &Task, setting: &Setting) -> (Vec<usize>, Vec<Catalogue>) {
             machine.path(first, degrees.context, degrees.tensor),
             machine.path(first, degrees.expert, 1),
         ];
-        let is_same = |(name, of): &(String, [Path; 3])| {
+        let fabric = &machine.group_of(first).fabric;
+        // Devices of one name may have other rates in another group.
+        let is_same = |(of_device, of_fabric, of): &(&Device, &Fabric, [Path; 3])| {
             let alike = |a: &Path, b: &Path| Path { first: 0, ..*a } == Path { first: 0, ..*b };
-            *name == device.name && of.iter().zip(&paths).all(|(a, b)| alike(a, b))
+            let is_one = std::ptr::eq(*of_device, device) && std::ptr::eq(*of_fabric, fabric);
+            let are_equal = is_one || (*of_device == device && *of_fabric == fabric);
+            are_equal && of.iter().zip(&paths).all(|(a, b)| alike(a, b))
         };
         let index = known.iter().position(is_same).unwrap_or_else(|| {
             let [tensor, context, expert] = paths;
             let clock = Clock { machine, device, software: &task.software, tensor, context, expert };
             distinct.push(Catalogue::new(setting, &clock, task));
-            known.push((device.name.clone(), paths));
+            known.push((device, fabric, paths));
             known.len() - 1
         });
         of_rank.push(index);

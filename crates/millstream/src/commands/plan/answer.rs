@@ -1,9 +1,10 @@
 //! What a search found, for people and for programs.
 
+use super::seats::{self, SeatJson};
 use crate::commands::table;
 use crate::units;
 use plan::machine::{NicKind, NodeGroup, Precision};
-use plan::{Checkpointing, Found, LatencyModel, Over, Prediction, Reason, Search, Space, Task, search};
+use plan::{Checkpointing, Found, LatencyModel, Over, PlanError, Prediction, Reason, Search, Space, Task, search};
 use serde::Serialize;
 use simulate::Category;
 
@@ -47,6 +48,14 @@ struct Plan {
     amp_s: f64,
     /// The machine's nodes in the order in which they take places; `null` for that of its file.
     nodes: Option<Vec<usize>>,
+    /// By pipeline rank.
+    ranks: Vec<SeatJson>,
+    /// The same for the terminal.
+    #[serde(skip)]
+    seats: Vec<String>,
+    /// `nodes` for the terminal.
+    #[serde(skip)]
+    order: Option<String>,
     passes_s: f64,
     exchange_s: f64,
     optimizer_s: f64,
@@ -99,7 +108,10 @@ struct Missing {
 
 impl Answer {
     /// Of a search in `space`.
-    pub fn new(task: &Task, space: &Space, search: &Search) -> Self {
+    ///
+    /// # Errors
+    /// When `search` is of another task.
+    pub fn new(task: &Task, space: &Space, search: &Search) -> Result<Self, PlanError> {
         let lost = search.lost.iter().take(LOST_MAX).map(|(degrees, reason)| {
             let why = match reason {
                 Reason::Memory(missing) => format!("{} too much on its fullest rank", units::bytes(*missing as u64)),
@@ -112,7 +124,7 @@ impl Answer {
             layout: format!("{}, {}, microbatches of {}", layout.degrees, layout.spec, layout.microbatch_rows),
             ways_out: ways_out(task, space, *bytes),
         });
-        Self {
+        Ok(Self {
             machine: task.machine.name.clone(),
             devices: task.machine.n_devices(),
             parameters: task.model.n_parameters(),
@@ -121,10 +133,10 @@ impl Answer {
             layouts: search.n_layouts,
             simulated: search.n_simulated,
             notes: notes(task),
-            plans: search.best.iter().map(Plan::new).collect(),
+            plans: search.best.iter().map(|found| Plan::new(task, found)).collect::<Result<Vec<Plan>, PlanError>>()?,
             lost: lost.collect(),
             missing,
-        }
+        })
     }
 
     /// Why nothing fits, in a sentence.
@@ -199,7 +211,8 @@ impl Answer {
 }
 
 impl Plan {
-    fn new(found: &Found) -> Self {
+    fn new(task: &Task, found: &Found) -> Result<Self, PlanError> {
+        let (ranks, seats) = seats::seats(task, found)?;
         let (layout, prediction) = (&found.layout, &found.prediction);
         let degrees = layout.degrees;
         let memory = prediction.memory.iter().zip(&prediction.usable).map(|(bytes, usable)| {
@@ -218,17 +231,12 @@ impl Plan {
         let traffic = &prediction.traffic;
         let bytes = [traffic.within_layers, traffic.between_stages, traffic.between_replicas];
         let what = ["within layers", "between stages", "between replicas"];
-        let traffic = what.into_iter().zip(bytes).zip(traffic.over).filter_map(|((what, bytes), over)| {
-            let over = match over? {
-                Over::Node => "node",
-                Over::Network(Some(NicKind::InfiniBand)) => "InfiniBand",
-                Over::Network(Some(NicKind::Roce)) => "RoCE",
-                Over::Network(Some(NicKind::Ethernet)) => "Ethernet",
-                Over::Network(None) => "network",
-            };
-            Some(TrafficOver { what, over, bytes })
-        });
-        Self {
+        let traffic = what
+            .into_iter()
+            .zip(bytes)
+            .zip(traffic.over)
+            .filter_map(|((what, bytes), over)| Some(TrafficOver { what, over: over_name(over?), bytes }));
+        Ok(Self {
             pipeline: degrees.pipeline,
             data: degrees.data,
             context: degrees.context,
@@ -248,6 +256,9 @@ impl Plan {
             pipette_s: prediction.by(Some(LatencyModel::Pipette)),
             amp_s: prediction.by(Some(LatencyModel::Amp)),
             nodes: found.nodes.clone(),
+            ranks,
+            seats,
+            order: found.nodes.as_ref().map(|nodes| seats::order(&task.machine, nodes)),
             passes_s: prediction.passes_s,
             exchange_s: prediction.exchange_s,
             optimizer_s: prediction.optimizer_s,
@@ -259,7 +270,7 @@ impl Plan {
             memory: memory.collect(),
             traffic: traffic.collect(),
             binds: binds(prediction),
-        }
+        })
     }
 
     fn row(&self, i: usize, search: &Search) -> Vec<String> {
@@ -287,9 +298,8 @@ impl Plan {
     fn details(&self) -> String {
         let cut: Vec<String> = self.cut.iter().map(usize::to_string).collect();
         let mut text = format!("blocks by stage: {}\n", cut.join(" "));
-        if let Some(nodes) = &self.nodes {
-            let nodes: Vec<String> = nodes.iter().map(usize::to_string).collect();
-            text += &format!("nodes in this order: {}\n", nodes.join(" "));
+        if let Some(order) = &self.order {
+            text += &format!("nodes in this order, not that of the file: {order}\n");
         }
         for traffic in &self.traffic {
             text += &format!(
@@ -318,7 +328,18 @@ impl Plan {
             ];
             rows.push(std::iter::once(format!("rank {rank}")).chain(of.map(units::bytes)).collect());
         }
-        text + "\n" + &table::aligned(&rows, 1).join("\n") + "\n"
+        text + "\n" + &self.seats.join("\n") + "\n\n" + &table::aligned(&rows, 1).join("\n") + "\n"
+    }
+}
+
+/// What bytes go over, for people.
+pub fn over_name(over: Over) -> &'static str {
+    match over {
+        Over::Node => "node",
+        Over::Network(Some(NicKind::InfiniBand)) => "InfiniBand",
+        Over::Network(Some(NicKind::Roce)) => "RoCE",
+        Over::Network(Some(NicKind::Ethernet)) => "Ethernet",
+        Over::Network(None) => "network",
     }
 }
 
