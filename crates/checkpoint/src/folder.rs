@@ -49,6 +49,25 @@ pub fn read_folder(path: &Path) -> Result<Folder, CheckpointError> {
     Folder::open(path)
 }
 
+/// Names and shapes of every tensor in the weight files of a folder (`model.safetensors`, or the shards that
+/// `model.safetensors.index.json` names), or in one safetensors file, whatever model they are of. Only headers are read. Ordered by
+/// name, numbers in names by their value.
+///
+/// # Errors
+/// Missing, cut-off or damaged weight files, and an index that disagrees with its shards.
+pub fn stored_shapes(path: &Path) -> Result<Vec<(String, Vec<usize>)>, CheckpointError> {
+    let files = if path.is_dir() { Weights::open(path)?.files } else { vec![TensorFile::open(path)?] };
+    let of_file = |file: &TensorFile| -> Vec<(String, Vec<usize>)> {
+        file.names().into_iter().map(|name| (name.clone(), file.shape(&name).to_vec())).collect()
+    };
+    let mut all: Vec<(String, Vec<usize>)> = files.iter().flat_map(of_file).collect();
+    let parts = |name: &str| -> Vec<(Option<u64>, String)> {
+        name.split('.').map(|part| (part.parse().ok(), part.to_owned())).collect()
+    };
+    all.sort_by_cached_key(|(name, _)| parts(name));
+    Ok(all)
+}
+
 impl Folder {
     /// Without looking at hashes.
     pub(crate) fn open(path: &Path) -> Result<Self, CheckpointError> {

@@ -29,7 +29,7 @@ pub use convert::{Conversion, Converted, Head, convert};
 pub use dtype::Dtype;
 pub use error::CheckpointError;
 pub use export::{Export, write_folder};
-pub use folder::{Folder, read_folder};
+pub use folder::{Folder, read_folder, stored_shapes};
 pub use generation::Generation;
 pub use gguf::{GgufWritten, write_gguf};
 pub use replace::replace_folder;

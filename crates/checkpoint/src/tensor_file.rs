@@ -43,6 +43,10 @@ impl TensorFile {
         self.header.info(name).is_some()
     }
 
+    pub(crate) fn shape(&self, name: &str) -> &[usize] {
+        &self.info(name).shape
+    }
+
     /// Shape and number format fit.
     pub(crate) fn check(&self, name: &str, wanted: &[usize]) -> Result<(), CheckpointError> {
         let info = self.info(name);

@@ -7,6 +7,7 @@ pub mod convert;
 pub mod doctor;
 pub mod eval;
 pub mod generate;
+pub mod layout;
 pub mod man;
 pub mod plan;
 pub mod presets;
@@ -36,6 +37,8 @@ pub enum Command {
     Eval(eval::Args),
     /// Find the best layout of a training on given machines: time, memory, what binds.
     Plan(Box<plan::Args>),
+    /// Show how the weights of any model are cut for tensor parallelism, from their names and shapes.
+    Layout(layout::Args),
     /// List the pipeline schedules with their step time, bubble, memory and messages, best first.
     Schedules(schedules::Args),
     /// Play a schedule with given costs and show where the time goes.

@@ -79,6 +79,7 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Plan(args) => commands::plan::run(*args),
+        Command::Layout(args) => commands::layout::run(args),
         Command::Schedules(args) => commands::schedules::run(args),
         Command::Simulate(args) => commands::simulate::run(args),
         Command::Tokenizer(args) => commands::tokenizer::run(args),

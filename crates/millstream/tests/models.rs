@@ -252,8 +252,19 @@ fn damaged_tokenizers_are_refused_in_words() {
 #[test]
 fn the_program_describes_itself() {
     let place = Place::new();
-    let commands =
-        ["train", "convert", "generate", "eval", "schedules", "simulate", "report", "bench", "completions", "man"];
+    let commands = [
+        "train",
+        "convert",
+        "generate",
+        "eval",
+        "layout",
+        "schedules",
+        "simulate",
+        "report",
+        "bench",
+        "completions",
+        "man",
+    ];
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = place.succeed(&["completions", shell]);
         for command in commands {

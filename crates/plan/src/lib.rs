@@ -48,5 +48,5 @@ pub use step::{
     Bound, Checkpointing, DataExchange, Effort, Granularity, Layout, OptimizerState, Over, Played, Playing, Prediction,
     StagePlan, Task, Traffic, predict,
 };
-pub use tensor_layout::{NamedWeight, Placement, tensor_layout};
+pub use tensor_layout::{Along, NamedWeight, Placement, tensor_layout};
 pub use trace::{Class, TracedStep};
