@@ -127,8 +127,9 @@ pub fn sweep() {
                 Point { hidden: 12288, layers: 80, heads: 96, degrees: degrees(16, 1, 8), rows, recompute, ..base };
             match point.predict() {
                 Some(prediction) => {
-                    let fits = if prediction.missing_bytes() > 0 { " (does not fit)" } else { "" };
-                    format!("batch {rows}: {:.2} rows/s{fits}", rows as f64 / prediction.step_s)
+                    let fits = if prediction.missing_bytes() > 0 { ", does not fit" } else { "" };
+                    let gib = prediction.peak_bytes() as f64 / f64::from(1 << 30);
+                    format!("batch {rows}: {:.2} rows/s ({gib:.1} GiB{fits})", rows as f64 / prediction.step_s)
                 }
                 None => format!("batch {rows}: -"),
             }
