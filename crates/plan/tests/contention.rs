@@ -202,14 +202,24 @@ fn by_hand() {
     assert_eq!(two.played_with_contention(), 1.0 + 1.0 + 1.0 + 2.0 + 1.0 + 2.0);
 }
 
-/// Mean and largest error in percent of the simulator, Pipette's formula and AMP's, as docs/planner.md has them. The seed is
-/// fixed, so that only a change of what is compared moves them; a tenth more is room for other draws of a newer generator.
-const WITHIN: [[f64; 2]; 3] = [[1.84, 11.22], [7.91, 20.13], [3.89, 17.99]];
+/// Mean and largest error in percent of the simulator, Pipette's formula and AMP's, as docs/planner.md has them, where replicas
+/// differ by up to so much. The seed is fixed, so that only a change of what is compared moves them; a tenth more is room for
+/// other draws of a newer generator.
+const WITHIN: [(f64, [[f64; 2]; 3]); 2] =
+    [(0.01, [[1.84, 11.22], [7.91, 20.13], [3.89, 17.99]]), (0.0001, [[0.75, 7.68], [6.69, 17.74], [3.68, 17.83]])];
 
-/// 300 random clusters: 2 to 7 stages that differ by up to a half, 1 to 4 replicas that differ by up to 1 %, cards that differ
-/// by up to three times, messages of a replica from nothing to a forward, backwards of two forwards as AMP assumes. Prints the errors' distributions.
 #[test]
 fn errors_on_random_clusters() {
+    for (drift, within) in WITHIN {
+        println!("replicas that differ by up to {} %", 100.0 * drift);
+        check(drift, within);
+    }
+}
+
+/// 300 random clusters: 2 to 7 stages that differ by up to a half, 1 to 4 replicas that differ by up to `drift`, cards that
+/// differ by up to three times, messages of a replica from nothing to a forward, backwards of two forwards as AMP assumes.
+/// Prints the errors' distributions.
+fn check(drift: f64, within: [[f64; 2]; 3]) {
     let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(17), ..Config::default() });
     let names = ["simulator", "Pipette", "AMP"];
     let mut errors: [Vec<f64>; 3] = Default::default();
@@ -220,7 +230,7 @@ fn errors_on_random_clusters() {
         let stages: Vec<f64> = (0..p).map(|_| draw(&mut runner, 1.0, 1.5)).collect();
         let passes = (0..d).map(|_| {
             let of_stage = |stage: &f64| {
-                let forward = stage * draw(&mut runner, 1.0, 1.01);
+                let forward = stage * draw(&mut runner, 1.0, 1.0 + drift);
                 [forward, 2.0 * forward]
             };
             stages.iter().map(of_stage).collect()
@@ -238,7 +248,7 @@ fn errors_on_random_clusters() {
             errors.push(100.0 * (found / exact - 1.0).abs());
         }
     }
-    for ((errors, name), within) in errors.iter_mut().zip(names).zip(WITHIN) {
+    for ((errors, name), within) in errors.iter_mut().zip(names).zip(within) {
         errors.sort_by(f64::total_cmp);
         let at = |share: f64| errors[((errors.len() - 1) as f64 * share) as usize];
         let mean = errors.iter().sum::<f64>() / errors.len() as f64;
