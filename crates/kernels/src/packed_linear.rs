@@ -18,7 +18,8 @@ const UNPACKED: usize = 1 << 20;
 /// # Shapes
 /// - x: `[n, in]`, plain f32; w: `[out, in]`; result: `[n, out]`
 ///
-/// With up to 8 rows, a row's result does not depend on the others.
+/// With up to 8 rows, a row's result does not depend on the others, and weights of blocks are multiplied with x rounded to
+/// 16 bits: off by at most half a 32,767th of the largest of each 32 values.
 ///
 /// # Panics
 /// When the input is not as wide as the weight.

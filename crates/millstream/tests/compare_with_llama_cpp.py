@@ -6,7 +6,7 @@
 
 MODEL is a folder of a run or of a Llama model with a byte-level tokenizer. For each number format it exports a GGUF file,
 lets both draw from it, and prints whether texts and tokenizers agree and how fast each was. llama.cpp multiplies blocks
-with inputs rounded to 8 bits, millstream with inputs as they are: with q8 and q4 greedy texts may part where two tokens are
+with inputs rounded to 8 bits, millstream to 16: with q8 and q4 greedy texts may part where two tokens are
 nearly as likely.
 """
 
