@@ -224,13 +224,14 @@ impl Run<'_> {
 
     fn play_in_full(&mut self) {
         for found in std::mem::take(&mut self.best) {
+            let Found { layout, prediction, .. } = found;
             // What could be played shorter can be played.
-            let prediction = StagePlan::new(self.task, &found.layout).and_then(|plan| plan.predict(Effort::Full));
+            let prediction = StagePlan::new(self.task, &layout).and_then(|plan| plan.in_full(prediction));
             let Ok(prediction) = prediction else { continue };
             match prediction.missing_bytes() {
-                missing if missing > 0 => self.misses(&found.layout, missing),
+                missing if missing > 0 => self.misses(&layout, missing),
                 _ => {
-                    let found = Found { layout: found.layout, prediction, nodes: None };
+                    let found = Found { layout, prediction, nodes: None };
                     self.take(placed(self.task, &found).unwrap_or(found));
                 }
             }

@@ -131,25 +131,48 @@ impl StagePlan<'_> {
         least
     }
 
-    fn play(&self, effort: Effort) -> Result<Played, PlanError> {
-        let playing = self.playing();
-        let n_ranks = self.layout.degrees.pipeline;
-        let per_microbatch = self.stages.len() * if self.splits_backward() { 7 } else { 6 };
-        let m = self.microbatches;
-        let (actions_max, least_rounds, most_tries) = match effort {
-            Effort::Full => (ACTIONS_MAX, 3, MOST_TRIES),
-            Effort::Search => (SEARCHED_ACTIONS_MAX, 2, SEARCHED_TRIES),
-        };
-        if m * per_microbatch <= actions_max {
-            // What is short is played alike, so that a search compares what a prediction then says.
-            return playing.play(self, m, effort, MOST_TRIES);
+    /// What a search found, with all of it played. What was played whole is not played again: it fits, so that more tries for
+    /// less memory would have ended with the same.
+    ///
+    /// # Errors
+    /// As [`StagePlan::predict`].
+    pub(crate) fn in_full(&self, found: Prediction) -> Result<Prediction, PlanError> {
+        if self.n_played(Effort::Search) < self.microbatches || found.missing_bytes() > 0 {
+            return self.predict(Effort::Full);
         }
-        if m <= (least_rounds + 1) * n_ranks {
-            return playing.play(self, m, effort, most_tries);
+        let (bubble, message_share) = idle_shares(&found.timeline, &self.playing().costs);
+        Ok(Prediction { bubble, message_share, ..found })
+    }
+
+    /// Microbatches that are played: all, or those at the beginning of a long step.
+    fn n_played(&self, effort: Effort) -> usize {
+        let (m, n_ranks) = (self.microbatches, self.layout.degrees.pipeline);
+        let (actions_max, least_rounds) = match effort {
+            Effort::Full => (ACTIONS_MAX, 3),
+            Effort::Search => (SEARCHED_ACTIONS_MAX, 2),
+        };
+        if m * self.actions_per_microbatch() <= actions_max || m <= (least_rounds + 1) * n_ranks {
+            return m;
         }
         // As many as fit, as many more than whole rounds as in the real step.
-        let rounds = (actions_max / per_microbatch / n_ranks).max(least_rounds);
-        let long = (rounds * n_ranks + m % n_ranks).min(m);
+        let rounds = (actions_max / self.actions_per_microbatch() / n_ranks).max(least_rounds);
+        (rounds * n_ranks + m % n_ranks).min(m)
+    }
+
+    fn actions_per_microbatch(&self) -> usize {
+        self.stages.len() * if self.splits_backward() { 7 } else { 6 }
+    }
+
+    fn play(&self, effort: Effort) -> Result<Played, PlanError> {
+        let playing = self.playing();
+        let (m, n_ranks) = (self.microbatches, self.layout.degrees.pipeline);
+        // What is short is played alike, so that a search compares what a prediction then says.
+        let is_short = m * self.actions_per_microbatch() <= SEARCHED_ACTIONS_MAX;
+        let most_tries = if effort == Effort::Full || is_short { MOST_TRIES } else { SEARCHED_TRIES };
+        let long = self.n_played(effort);
+        if long == m {
+            return playing.play(self, m, effort, most_tries);
+        }
         let short = long - n_ranks;
         let (short, mut long, left) = (
             playing.play(self, short, effort, most_tries)?,
@@ -269,20 +292,12 @@ impl Playing {
             chosen => chosen?,
         };
         let timeline = chosen.played(&self.costs)?;
-        let of_ranks = match effort {
-            Effort::Full => bubbles(&timeline, &self.costs),
-            Effort::Search => Vec::new(),
+        let (bubble, messages) = match effort {
+            Effort::Full => idle_shares(&timeline, &self.costs),
+            Effort::Search => (0.0, 0.0),
         };
-        let messages_s: f64 = of_ranks.iter().map(|rank| rank.communication_s).sum();
-        let seconds = timeline.makespan_s();
         let memory = fullest(&timeline);
-        Ok(Played {
-            seconds,
-            bubble: idle_fraction(&of_ranks),
-            messages: messages_s / (seconds * ranks.len() as f64).max(f64::MIN_POSITIVE),
-            memory,
-            timeline,
-        })
+        Ok(Played { seconds: timeline.makespan_s(), bubble, messages, memory, timeline })
     }
 
     /// Bytes of activations that every rank has room for, where a schedule that asks for a limit would take more.
@@ -301,6 +316,14 @@ impl Playing {
         let room = room.min().unwrap_or(0);
         (room < wanted).then_some(room as f64)
     }
+}
+
+/// Shares of the passes in which ranks do nothing, and of these in which they move messages or wait for them.
+fn idle_shares(timeline: &Timeline, costs: &Costs) -> (f64, f64) {
+    let of_ranks = bubbles(timeline, costs);
+    let messages_s: f64 = of_ranks.iter().map(|rank| rank.communication_s).sum();
+    let all_s = timeline.makespan_s() * timeline.n_ranks as f64;
+    (idle_fraction(&of_ranks), messages_s / all_s.max(f64::MIN_POSITIVE))
 }
 
 /// What is live at every rank's fullest moment, of equals the last.
