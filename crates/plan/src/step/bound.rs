@@ -1,13 +1,13 @@
 //! What a step takes and holds at least, without playing it.
 
 use super::StagePlan;
-use schedule::{Backward, Kind};
-use simulate::Communication;
+use schedule::Kind;
+use simulate::{Communication, StageCost};
 
 /// Lower bounds of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Bound {
-    /// No schedule of this kind takes less, exchange and update included.
+    /// No schedule of this kind that fits takes less, exchange and update included.
     pub step_s: f64,
     /// Bytes missing on the rank that misses most, at least; 0 or less when it may fit.
     pub missing_bytes: i64,
@@ -15,8 +15,9 @@ pub struct Bound {
 
 impl StagePlan<'_> {
     /// Of this layout. The time: for every rank, forwards until its first stage has something to do, then all its work, then,
-    /// where backward is played in one piece, the backwards that follow its last. The memory: what is resident, and the
-    /// microbatches that the schedule must have in flight.
+    /// where backward is played in one piece, the backwards that follow its last; and no less than the way of all microbatches
+    /// takes through as much memory as there is. The memory: what is resident, and the microbatches that the schedule must
+    /// have in flight.
     pub fn bound(&self) -> Bound {
         let n_ranks = self.layout.degrees.pipeline;
         let m = self.microbatches as f64;
@@ -45,13 +46,13 @@ impl StagePlan<'_> {
                 busy[pair[1]] += on_rank;
             }
         }
-        let is_fused = !self.splits_backward() && self.layout.spec.backward == Backward::Fused;
+        let is_fused = !self.splits_backward();
         let ranks = 0..n_ranks;
         let passes_s = ranks.clone().map(|rank| {
             let (fill, drain) = first_of[rank].unwrap_or_default();
             fill + m * busy[rank] + if is_fused { drain } else { 0.0 }
         });
-        let passes_s = passes_s.fold(0.0, f64::max);
+        let passes_s = passes_s.fold(self.passage_s(&costs), f64::max);
         let after_s = ranks.clone().map(|rank| {
             let exchange = self.data_exchange(rank);
             exchange.exchange_s + exchange.optimizer_s
@@ -63,6 +64,37 @@ impl StagePlan<'_> {
             (resident + in_flight * kept[rank] + widest[rank]) as i64 - self.usable_bytes(rank) as i64
         });
         Bound { step_s: passes_s + after_s, missing_bytes: missing.max().unwrap_or(0) }
+    }
+
+    /// Seconds in which all microbatches pass through every rank's memory, at least. A microbatch lies there from its forward
+    /// until its backward has come back from the stages after it; bytes times seconds of all of them fit into what is free
+    /// times the passes (Little's law).
+    fn passage_s(&self, costs: &[StageCost]) -> f64 {
+        let splits = self.splits_backward();
+        let mut byte_s = vec![0.0; self.layout.degrees.pipeline];
+        // From a stage's forward to the end of its backward.
+        let mut way_s = 0.0;
+        for (stage, cost) in costs.iter().enumerate().rev() {
+            let rank = self.rank_of[stage];
+            if let Some(&after) = self.rank_of.get(stage + 1).filter(|&&after| after != rank) {
+                way_s += self.message_s(rank, after).0 + self.message_s(after, rank).0;
+            }
+            let weight_s = if splits { 0.0 } else { cost.backward_weight_s };
+            way_s += cost.forward_s + cost.backward_input_s + cost.recompute_s + weight_s;
+            byte_s[rank] += (cost.activation_bytes + cost.logit_bytes) as f64 * way_s;
+            if splits {
+                byte_s[rank] += cost.weight_grad_bytes as f64 * cost.backward_weight_s;
+            }
+        }
+        let passages = byte_s.iter().enumerate().map(|(rank, byte_s)| {
+            let resident: u64 = self.resident(rank).iter().map(|(_, bytes)| bytes).sum();
+            match self.usable_bytes(rank).saturating_sub(resident) {
+                // Misses in any case.
+                0 => 0.0,
+                free => self.microbatches as f64 * byte_s / free as f64,
+            }
+        });
+        passages.fold(0.0, f64::max)
     }
 
     /// Microbatches of which a rank holds everything at once, at least.
