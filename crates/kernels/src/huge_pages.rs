@@ -30,9 +30,10 @@ pub fn hold_tensor_in_huge_pages<const D: usize>(t: &Tensor<D>) {
 pub(crate) fn collapse<T>(values: &[T]) {
     const PAGE: usize = 2 << 20;
     let range = values.as_ptr_range();
-    let (start, end) = (range.start.addr().next_multiple_of(PAGE), range.end.addr() / PAGE * PAGE);
-    if start < end {
-        // SAFETY: whole pages within the slice; their contents stay, only where they lie in memory changes.
+    // The pages at both ends too, neighbours and all: without them half of 4 MB that begin anywhere stays in small ones.
+    let (start, end) = (range.start.addr() / PAGE * PAGE, range.end.addr().next_multiple_of(PAGE));
+    if size_of_val(values) >= PAGE / 8 {
+        // SAFETY: contents stay, the neighbours' too, only where they lie in memory changes; what is not mapped is left out.
         unsafe { libc::madvise(range.start.with_addr(start).cast_mut().cast(), end - start, libc::MADV_COLLAPSE) };
     }
 }
