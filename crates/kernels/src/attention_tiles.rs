@@ -4,6 +4,7 @@
 //! vectors, and results are written back without the padding. A tile is [`ROWS`] queries by [`KEYS`] keys; tiles that no
 //! query sees are skipped, and those that are seen in part are cut to whole vectors.
 
+use crate::matrix_vector::{Dots, VECTORS, f32_table};
 use crate::product::{Matrix, Scratch, Shared, dot, pack_columns, unwritten};
 use crate::tile::{Isa, ROWS, Tile, cover};
 use crate::vector::{exp, max, mul_add, sum, vectorised};
@@ -84,12 +85,23 @@ pub(crate) fn forward(x: &Inputs) -> (Vec<f32>, Vec<f32>) {
     let mut y = unwritten(s.rows * s.queries * s.heads * s.head_dim);
     let mut statistics = unwritten(2 * s.rows * s.heads * s.queries);
     let places = [Shared::new(&mut y), Shared::new(&mut statistics)];
+    if s.queries <= FEW {
+        // Of each group as many heads at a time as share a reading of the keys.
+        let group = s.heads / s.kv_heads.max(1);
+        let parts = group.div_ceil(VECTORS);
+        (0..s.rows * s.kv_heads * parts).into_par_iter().for_each(|task| {
+            let (group_of, part) = (task / parts, task % parts);
+            let head = group_of % s.kv_heads * group + part * VECTORS;
+            let n_heads = VECTORS.min(group - part * VECTORS);
+            Head { x: *x, row: group_of / s.kv_heads, head }.forward_few(n_heads, places);
+        });
+        return (y, statistics);
+    }
     let blocks = s.queries.div_ceil(TASK_QUERIES);
     (0..s.rows * s.heads * blocks).into_par_iter().for_each(|task| {
         let (head, block) = (task / blocks, task % blocks);
         let queries = block * TASK_QUERIES..s.queries.min((block + 1) * TASK_QUERIES);
-        let head = Head { x: *x, row: head / s.heads, head: head % s.heads };
-        if s.queries <= FEW { head.forward_few(places) } else { head.forward(queries, places) }
+        Head { x: *x, row: head / s.heads, head: head % s.heads }.forward(queries, places);
     });
     (y, statistics)
 }
@@ -307,27 +319,43 @@ impl Head<'_> {
         }
     }
 
-    /// For a few queries: a pass over the keys and one over the values, as they lie.
-    fn forward_few(&self, [y, statistics]: [Shared; 2]) {
-        let s = self.x.sizes;
-        let [q, k, v] = [(self.x.q, self.head), (self.x.k, self.kv_head()), (self.x.v, self.kv_head())]
-            .map(|(x, head)| x.of(self.row, head));
-        let vector = |x: &Matrix, token| token * x.row..token * x.row + s.head_dim;
-        let mut scores = Vec::new();
+    /// For a few queries of this head and the next ones of its group: a pass over the keys for all of them and one over the
+    /// values for each, as they lie.
+    fn forward_few(&self, n_heads: usize, [y, statistics]: [Shared; 2]) {
+        let (s, table) = (self.x.sizes, f32_table(self.x.isa));
+        let [k, v] = [self.x.k, self.x.v].map(|x| x.of(self.row, self.kv_head()));
+        let heads: Vec<Head> = (0..n_heads).map(|i| Head { head: self.head + i, ..*self }).collect();
+        let (mut q, mut scores) = (Vec::new(), Vec::new());
         for query in 0..s.queries {
             let own = self.range(query);
-            scores.clear();
-            scores.extend(own.clone().map(|key| dot(&q.data[vector(&q, query)], &k.data[vector(&k, key)])));
-            let (mut largest, mut total) = (f32::NEG_INFINITY, 0.0);
-            self.weigh(query, own.start, 0..own.len(), &mut scores, &mut largest, &mut total);
-            let share = if total > 0.0 { 1.0 / total } else { 0.0 };
-            // SAFETY: this query's vector of this head, which no other task writes.
-            let out = unsafe { std::slice::from_raw_parts_mut(y.at(self.place(query, s.queries)), s.head_dim) };
-            out.fill(0.0);
-            for (key, weight) in own.zip(&scores) {
-                add_scaled(out, &v.data[vector(&v, key)], weight * share);
+            q.clear();
+            heads.iter().for_each(|head| q.extend(vector(&self.x.q.of(self.row, head.head), query, s.head_dim)));
+            scores.resize(n_heads * own.len(), 0.0);
+            for (i, key) in own.clone().enumerate() {
+                let dots = Dots {
+                    w: vector(&k, key, s.head_dim).as_ptr(),
+                    x: q.as_ptr(),
+                    columns: s.head_dim,
+                    out: scores[i..].as_mut_ptr(),
+                    out_row: own.len(),
+                };
+                // SAFETY: a key, `n_heads` queries of its width and the place of their scores; the table is of
+                // instructions that this processor has.
+                unsafe { table[n_heads - 1](dots) };
             }
-            self.keep(statistics, query, largest, share);
+            for (i, head) in heads.iter().enumerate() {
+                let scores = &mut scores[i * own.len()..][..own.len()];
+                let (mut largest, mut total) = (f32::NEG_INFINITY, 0.0);
+                head.weigh(query, own.start, 0..own.len(), scores, &mut largest, &mut total);
+                let share = if total > 0.0 { 1.0 / total } else { 0.0 };
+                // SAFETY: this query's vector of this head, which no other task writes.
+                let out = unsafe { std::slice::from_raw_parts_mut(y.at(head.place(query, s.queries)), s.head_dim) };
+                out.fill(0.0);
+                for (key, weight) in own.clone().zip(&*scores) {
+                    add_scaled(out, vector(&v, key, s.head_dim), weight * share);
+                }
+                head.keep(statistics, query, largest, share);
+            }
         }
     }
 
@@ -356,6 +384,11 @@ impl Head<'_> {
         self.write(dk, &dk_rows, union.clone(), s.keys);
         self.write(dv, &dv_rows, union, s.keys);
     }
+}
+
+/// The vector of a token.
+fn vector<'a>(x: &Matrix<'a>, token: usize, head_dim: usize) -> &'a [f32] {
+    &x.data[token * x.row..][..head_dim]
 }
 
 /// Some queries of a head in backward.

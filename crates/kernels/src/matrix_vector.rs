@@ -181,7 +181,7 @@ impl Run<'_> {
 
 macro_rules! table_of {
     ($name:ident, $element:ty, $x:ty, $portable:ident, $x86:ident) => {
-        fn $name(isa: Isa) -> Table<$element, $x> {
+        pub(crate) fn $name(isa: Isa) -> Table<$element, $x> {
             match isa {
                 #[cfg(target_arch = "x86_64")]
                 Isa::Avx512 => x86::avx512::$x86,
