@@ -97,7 +97,7 @@ macro_rules! dots {
 }
 
 /// A factor in every lane. Asked for one lane the compiler inserts it there, which waits for the register's last value, a
-/// sum: 5.5 cycles for a block instead of 3.
+/// sum: 1.6 ns for a block of 8 bits instead of 1.3.
 #[inline]
 #[target_feature(enable = "avx2,f16c")]
 fn widened(scale: f16) -> __m128 {

@@ -32,6 +32,7 @@ pub(crate) fn collapse<T>(values: &[T]) {
     let range = values.as_ptr_range();
     // The pages at both ends too, neighbours and all: without them half of 4 MB that begin anywhere stays in small ones.
     let (start, end) = (range.start.addr() / PAGE * PAGE, range.end.addr().next_multiple_of(PAGE));
+    // Of less, nearly all that would be moved is neighbours.
     if size_of_val(values) >= PAGE / 8 {
         // SAFETY: contents stay, the neighbours' too, only where they lie in memory changes; what is not mapped is left out.
         unsafe { libc::madvise(range.start.with_addr(start).cast_mut().cast(), end - start, libc::MADV_COLLAPSE) };

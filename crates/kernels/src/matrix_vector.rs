@@ -121,6 +121,7 @@ pub(crate) fn vectors_times_rows<const N: usize>(
             })
         })
         .collect();
+    // One by one: left to rayon, a thread takes runs by halves, and the others wait for its last ones.
     runs.into_par_iter().with_max_len(1).for_each(|run| run.multiply(isa));
     results
 }

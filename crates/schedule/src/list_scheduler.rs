@@ -10,7 +10,7 @@
 
 use crate::candidate::Course;
 use crate::player::{ROUNDING, duration, memory_change};
-use crate::{Action, Op};
+use crate::{Action, Moment, Op};
 use mesh::Key;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
@@ -108,20 +108,6 @@ struct HopState {
     room: f64,
     n_forward: usize,
     n_backward: usize,
-}
-
-/// A time, which is never negative, by its bits: they are ordered as the times are and compared faster.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Moment(u64);
-
-impl Moment {
-    fn new(at: f64) -> Self {
-        Self(at.to_bits())
-    }
-
-    fn get(self) -> f64 {
-        f64::from_bits(self.0)
-    }
 }
 
 impl<'a> ListScheduler<'a> {

@@ -298,7 +298,8 @@ impl Generator {
         // The texts that go on, each a row of the cache once the prompt is read.
         let mut open: Vec<usize> = (0..requests.len()).filter(|&text| requests[text].tokens_max > 0).collect();
         let most = requests.iter().map(|request| request.tokens_max).max().unwrap_or(0);
-        let mut cache = Cache::with_room(prompt.len() + most.min(ROOM));
+        let room = (prompt.len() + most.min(ROOM)).min(self.architecture().max_position_embeddings);
+        let mut cache = Cache::with_room(room);
         let (mut unread, mut n) = (signed(prompt), 0);
         while !open.is_empty() {
             let (n_read, n_rows) = (cache.n_tokens(), if n == 0 { 1 } else { open.len() });

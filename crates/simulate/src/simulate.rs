@@ -4,7 +4,9 @@ use crate::memory::{Memory, message};
 use crate::tied::Tied;
 use crate::{Communication, Costs, MeetingSpan, SimulateError, Span, Timeline};
 use mesh::{Key, Rank, Stage};
-use schedule::{Action, Dependencies, Meeting, Op, Schedule, ShardOp, StageOp, dependencies, validate, with_transfers};
+use schedule::{
+    Action, Dependencies, Meeting, Moment, Op, Schedule, ShardOp, StageOp, dependencies, validate, with_transfers,
+};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet};
 
@@ -126,20 +128,6 @@ fn check(schedule: &Schedule, costs: &Costs) -> Result<(), SimulateError> {
     Ok(())
 }
 
-/// A time, which is never negative, by its bits: they are ordered as the times are and compared faster.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Time(u64);
-
-impl Time {
-    fn new(at_s: f64) -> Self {
-        Self(at_s.to_bits())
-    }
-
-    fn get(self) -> f64 {
-        f64::from_bits(self.0)
-    }
-}
-
 struct LinkState {
     latency_s: f64,
     bytes_per_s: f64,
@@ -158,7 +146,7 @@ enum Event {
 struct CoreGroup {
     n_free: usize,
     /// (when asked, rank), first come first served.
-    queue: BinaryHeap<Reverse<(Time, usize)>>,
+    queue: BinaryHeap<Reverse<(Moment, usize)>>,
 }
 
 /// What a rank is at.
@@ -204,7 +192,7 @@ struct Play<'a> {
     links: BTreeMap<(Rank, Rank), LinkState>,
     cores: Vec<CoreGroup>,
     tied: Tied,
-    events: BinaryHeap<Reverse<(Time, Event)>>,
+    events: BinaryHeap<Reverse<(Moment, Event)>>,
     /// Ranks whose head may be able to begin.
     awake: Vec<usize>,
     memory: Memory,
@@ -331,7 +319,7 @@ impl<'a> Play<'a> {
                     self.times[head] = Times { asked_s: came_at_s, start_s: came_at_s, end_s };
                     if end_s > now_s {
                         self.ranks[rank].is_busy = true;
-                        self.events.push(Reverse((Time::new(end_s), Event::End(head))));
+                        self.events.push(Reverse((Moment::new(end_s), Event::End(head))));
                         return;
                     }
                     self.next(rank, now_s);
@@ -341,7 +329,7 @@ impl<'a> Play<'a> {
                     times.asked_s = now_s;
                     state.is_busy = true;
                     match state.cores {
-                        Some(cores) => self.cores[cores].queue.push(Reverse((Time::new(now_s), rank))),
+                        Some(cores) => self.cores[cores].queue.push(Reverse((Moment::new(now_s), rank))),
                         None => self.compute(rank, now_s),
                     }
                 }
@@ -377,7 +365,7 @@ impl<'a> Play<'a> {
             }
             None => (now_s, now_s, now_s),
         };
-        self.events.push(Reverse((Time::new(there_s), Event::End(i))));
+        self.events.push(Reverse((Moment::new(there_s), Event::End(i))));
         match self.costs.communication {
             Communication::Overlapped => {
                 self.times[i] = Times { asked_s: now_s, start_s, end_s: there_s };
@@ -386,7 +374,7 @@ impl<'a> Play<'a> {
             Communication::Blocking => {
                 self.times[i] = Times { asked_s: now_s, start_s, end_s: left_s };
                 if left_s > now_s {
-                    self.events.push(Reverse((Time::new(left_s), Event::Left(i))));
+                    self.events.push(Reverse((Moment::new(left_s), Event::Left(i))));
                 }
                 left_s
             }
@@ -419,7 +407,7 @@ impl<'a> Play<'a> {
         let action = self.actions[i].1;
         self.times[i].start_s = now_s;
         self.times[i].end_s = now_s + self.duration_s(Rank(rank), action, self.stages[i]);
-        self.events.push(Reverse((Time::new(self.times[i].end_s), Event::End(i))));
+        self.events.push(Reverse((Moment::new(self.times[i].end_s), Event::End(i))));
         self.memory.compute_begins(self.schedule, self.costs, self.stages[i], Rank(rank), action, now_s);
         if is_reduction(action)
             && let Some(group) = self.tied.sum(i)
@@ -465,7 +453,7 @@ impl<'a> Play<'a> {
                 meeting => self.costs.meetings.of(meeting),
             };
         self.times[i] = Times { asked_s: now_s, start_s: now_s, end_s };
-        self.events.push(Reverse((Time::new(end_s), Event::End(i))));
+        self.events.push(Reverse((Moment::new(end_s), Event::End(i))));
     }
 
     /// The end of a computation, a meeting or a blocking receive, or the arrival of a message.

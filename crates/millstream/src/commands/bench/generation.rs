@@ -1,4 +1,4 @@
-//! FormatSpeed of generation in each number format of weights: one row, the prompt at once, then token by token.
+//! Speed of generation in each number format of weights: one row, the prompt at once, then token by token.
 
 use super::Args;
 use crate::commands::table::aligned;
