@@ -57,7 +57,7 @@ const RUN_FILES: [RunFile; 10] = [
     file("Mistral, shallow", &["model.model_type=mistral", "model.num_hidden_layers=2"], 10, 160),
 ];
 
-/// After which no further plan or repeat is begun.
+/// Shared by the run files: after its share no further plan or repeat of one is begun.
 const BUDGET: Duration = Duration::from_secs(12 * 60);
 /// Tries of one plan at most.
 const TRIES_MAX: usize = 3;

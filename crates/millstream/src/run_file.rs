@@ -74,24 +74,41 @@ pub fn preset(request: &Request) -> Option<&'static Preset> {
 /// # Errors
 /// The file cannot be read, is no TOML, or says neither yes nor no.
 pub fn isolates_documents(file: &std::path::Path) -> Result<bool, Problems> {
-    let failed = |problems| Problems::new("the run file", problems);
-    let name = file.display().to_string();
-    let text = std::fs::read_to_string(file).map_err(|error| {
-        failed(vec![Problem::new(Place::named(&name), format!("the file cannot be read: {error}"))])
-    })?;
-    let (table, problems) = toml_file::parse(&name, &text);
-    if !problems.is_empty() {
-        return Err(failed(problems));
-    }
+    let table = read(file)?;
     let entry = section(&table, "data").and_then(|data| data.get("isolate_documents"));
     match entry.map(|entry| (&entry.node.value, &entry.node.place)) {
         None => Ok(true),
         Some((Value::Flag(isolates), _)) => Ok(*isolates),
         Some((other, place)) => {
             let text = format!("`data.isolate_documents` is {other}, but must be true or false");
-            Err(failed(vec![Problem::new(place.clone(), text)]))
+            Err(Problems::new("the run file", vec![Problem::new(place.clone(), text)]))
         }
     }
+}
+
+/// Whether some stage of a run file's run computes its forward again, all else in the file aside.
+///
+/// # Errors
+/// The file cannot be read, or is no TOML.
+pub fn recomputes(file: &std::path::Path) -> Result<bool, Problems> {
+    let table = read(file)?;
+    let is_full = |value: &Value| matches!(value, Value::Text(word) if word == "full");
+    let entry = section(&table, "pipeline").and_then(|pipeline| pipeline.get("recompute"));
+    Ok(match entry.map(|entry| &entry.node.value) {
+        Some(Value::List(of_stages)) => of_stages.iter().any(|node| is_full(&node.value)),
+        Some(value) => is_full(value),
+        None => false,
+    })
+}
+
+fn read(file: &std::path::Path) -> Result<Table, Problems> {
+    let failed = |problems| Problems::new("the run file", problems);
+    let name = file.display().to_string();
+    let text = std::fs::read_to_string(file).map_err(|error| {
+        failed(vec![Problem::new(Place::named(&name), format!("the file cannot be read: {error}"))])
+    })?;
+    let (table, problems) = toml_file::parse(&name, &text);
+    if problems.is_empty() { Ok(table) } else { Err(failed(problems)) }
 }
 
 /// All layers as one table, and the place to name when something is missing. Fails where the file has no layer to give:

@@ -421,6 +421,8 @@ fn options_that_mean_nothing() {
         place.write("run/run.toml", run_file.replace("recompute = \"none\"", &format!("recompute = {again}")));
         refused(&place, &fit, &["run/timeline.json: its run computes forwards again", "pipeline.recompute = \"none\""]);
     }
+    place.write("run/run.toml", "[pipeline");
+    refused(&place, &fit, &["run/run.toml"]);
     place.write("run/run.toml", run_file);
     place.succeed(&fit);
     // What is printed for another trainer does not keep files from being written.

@@ -22,7 +22,7 @@ pub struct Found {
     pub layout: Layout,
     /// What it takes and holds.
     pub prediction: Prediction,
-    /// The machine's nodes in the order in which they take places, where another than the file's is faster.
+    /// The machine's nodes in the order in which they take places, where it is not the machine's.
     pub nodes: Option<Vec<usize>>,
 }
 

@@ -222,6 +222,7 @@ fn check(drift: f64, within: [[f64; 2]; 3]) -> String {
     let mut runner = TestRunner::new(Config { rng_seed: RngSeed::Fixed(17), ..Config::default() });
     let names = ["simulator", "Pipette", "AMP"];
     let mut errors: [Vec<f64>; 3] = Default::default();
+    let mut by_replicas: [Vec<f64>; 4] = Default::default();
     for _ in 0..300 {
         let p = draw(&mut runner, 2.0, 8.0) as usize;
         let d = draw(&mut runner, 1.0, 5.0) as usize;
@@ -246,12 +247,15 @@ fn check(drift: f64, within: [[f64; 2]; 3]) -> String {
         for (errors, found) in errors.iter_mut().zip(found) {
             errors.push(100.0 * (found / exact - 1.0).abs());
         }
+        by_replicas[d - 1].extend(errors[0].last());
     }
-    let mut lines = String::new();
+    let mean = |errors: &[f64]| errors.iter().sum::<f64>() / errors.len() as f64;
+    let of_replicas = by_replicas.map(|errors| format!("{:.2}", mean(&errors))).join(", ");
+    let mut lines = format!("simulator, mean by replicas: {of_replicas} %\n");
     for ((errors, name), within) in errors.iter_mut().zip(names).zip(within) {
         errors.sort_by(f64::total_cmp);
         let at = |share: f64| errors[((errors.len() - 1) as f64 * share) as usize];
-        let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+        let mean = mean(errors);
         let [median, most, largest] = [0.5, 0.9, 1.0].map(at);
         lines +=
             &format!("{name}: mean {mean:.2} %, median {median:.2}, nine tenths {most:.2}, largest {largest:.2}\n");

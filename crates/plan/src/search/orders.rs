@@ -1,6 +1,6 @@
 //! The best over the orders in which clusters and kinds of nodes can take their places.
 
-use super::{Found, Reason, Search, Space, search_in_order};
+use super::{Found, NEAR, Reason, Search, Space, search_in_order};
 use crate::PlanError;
 use crate::degrees::Degrees;
 use crate::step::Task;
@@ -11,7 +11,8 @@ use std::collections::BTreeMap;
 /// Nodes of a cluster stay together, as Holmes orders them, so that tensors and gradients stay on its network wherever stages
 /// fill whole clusters; which cluster and which kind of node comes first is tried, so that the order of the machine's groups does
 /// not matter while there are up to four ([`Machine::orders`](crate::Machine::orders)). [`Found::nodes`] is the order, where it is not
-/// the machine's. Of orders that take as long the machine's wins.
+/// the machine's. Of orders that take as long the machine's wins, where it
+/// keeps clusters together.
 ///
 /// # Errors
 /// When the machine cannot be planned for, or no layout of the space divides the model, the batch and the devices.
@@ -69,7 +70,8 @@ impl Search {
             if best.iter().any(|other| other.layout.degrees == degrees) {
                 continue;
             }
-            if best.len() < n_best {
+            let is_near = best.first().is_none_or(|first| step_s(&found) <= NEAR * step_s(first));
+            if best.len() < n_best && is_near {
                 best.push(found);
             } else {
                 beaten.push((degrees, Reason::Slower(step_s(&found))));

@@ -5,6 +5,7 @@ use crate::machine::Network;
 use crate::mapping::anneal;
 use crate::step::{Effort, StagePlan, Task};
 use simulate::Communication;
+use std::collections::BTreeSet;
 
 /// Moves of an annealing, and how many are begun. Each is `n` steps of arithmetic for `n` nodes.
 const MOVES: usize = 20_000;
@@ -72,10 +73,12 @@ pub(super) fn placed(task: &Task, found: &Found) -> Option<Found> {
     let starts = (0..STARTS).map(|seed| anneal(n_nodes, MOVES, seed, &cost));
     // Costs are near each other without being exact, and those of an order and its reverse nearly the same: all are played.
     let both = starts.flat_map(|order| {
-        let reverse = order.iter().rev().copied().collect();
+        let reverse: Vec<usize> = order.iter().rev().copied().collect();
         [order, reverse]
     });
-    let played = both.filter_map(|order| {
+    // Seeds often end alike.
+    let mut known = BTreeSet::new();
+    let played = both.filter(|order| known.insert(order.clone())).filter_map(|order| {
         let task = Task { machine: task.machine.in_order(&order), ..task.clone() };
         let prediction = StagePlan::new(&task, &found.layout).ok()?.predict(Effort::Full).ok()?;
         Some((prediction, order))

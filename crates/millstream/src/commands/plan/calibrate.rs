@@ -6,7 +6,7 @@ use crate::fault::{UserFault, users};
 use crate::machine_file;
 use crate::out_folder::write_whole;
 use crate::report::timelines::Timelines;
-use crate::toml_file::{self, Value};
+use crate::run_file;
 use crate::units;
 use plan::{LocalRates, Machine, Task, TracedStep, calibrate};
 use simulate::Timeline;
@@ -49,7 +49,8 @@ pub fn of_cores(trace: &Path, machine: &Machine, model: &Path, args: &Args) -> R
     })?;
     let measured = timelines.measured.as_ref().ok_or_else(|| named(&"it has no measured step"))?;
     let timeline = Timeline::try_from(measured).map_err(|error| named(&error))?;
-    if recomputes(&trace.with_file_name("run.toml")) {
+    let run_file = trace.with_file_name("run.toml");
+    if run_file.is_file() && run_file::recomputes(&run_file).map_err(users)? {
         let hint = "give the timeline of a run with pipeline.recompute = \"none\"";
         return Err(
             named(&"its run computes forwards again (run.toml beside it), and rates are fitted without").hint(hint)
@@ -76,19 +77,6 @@ pub fn of_cores(trace: &Path, machine: &Machine, model: &Path, args: &Args) -> R
     ];
     let step = format!("the step took {}\n\n", units::seconds(timeline.makespan_s()));
     Ok(table::aligned(&rows, 1).join("\n") + "\n" + &step + &written(&machine, trace, args)?)
-}
-
-/// Whether a run file is there and says that some stage computes its forward again.
-fn recomputes(run_file: &Path) -> bool {
-    let Ok(text) = std::fs::read_to_string(run_file) else { return false };
-    let (table, _) = toml_file::parse("run.toml", &text);
-    let Some(Value::Table(pipeline)) = table.get("pipeline").map(|entry| &entry.node.value) else { return false };
-    let is_full = |value: &Value| matches!(value, Value::Text(word) if word == "full");
-    match pipeline.get("recompute").map(|entry| &entry.node.value) {
-        Some(Value::List(of_stages)) => of_stages.iter().any(|node| is_full(&node.value)),
-        Some(value) => is_full(value),
-        None => false,
-    }
 }
 
 fn rate(name: &str, before: f64, fitted: f64) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! Plans for `millstream train` on this machine, and plan files.
 
-use super::Args;
+use super::{Args, TrainerName};
 use crate::commands::table;
 use crate::fault::{UserFault, users};
 use crate::units;
@@ -87,7 +87,7 @@ fn json(plans: &[&LocalPlan], args: &Args) -> Result<String, UserFault> {
             "ranks": plan.n_ranks,
             "schedule": plan.spec.kind.id(),
             "backward": backward(plan.spec.backward),
-            "recompute": recompute(plan),
+            "recompute": recompute_name(plan.recompute),
             "microbatches": plan.microbatches,
             "cut": plan.sizes,
             "step_s": plan.step_s,
@@ -115,7 +115,7 @@ fn page(plans: &[&LocalPlan], args: &Args) -> String {
             format!("{}", i + 1),
             plan.n_ranks.to_string(),
             plan.spec.kind.id().to_owned(),
-            recompute(plan).to_owned(),
+            recompute_name(plan.recompute).to_owned(),
             plan.microbatches.to_string(),
             units::seconds(plan.step_s),
             units::count((tokens / plan.step_s) as u64),
@@ -128,8 +128,8 @@ fn page(plans: &[&LocalPlan], args: &Args) -> String {
     format!("{}\n\n{picture}", table::aligned(&rows, 4).join("\n"))
 }
 
-fn recompute(plan: &LocalPlan) -> &'static str {
-    match plan.recompute {
+fn recompute_name(recompute: Recompute) -> &'static str {
+    match recompute {
         Recompute::None => "none",
         Recompute::Full => "full",
     }
@@ -149,10 +149,9 @@ pub fn plan_file(
         Placement::Looped => format!("stages_per_rank = {}\n", sizes.len() / degrees.pipeline),
         _ => String::new(),
     };
-    let (recompute, note) = match recompute {
-        Recompute::None => ("none", ""),
-        Recompute::Full => ("full", FULL_NOTE),
-    };
+    let is_for_others = args.trainer != Some(TrainerName::Millstream);
+    let note = if recompute == Recompute::Full && is_for_others { FULL_NOTE } else { "" };
+    let recompute = recompute_name(recompute);
     let Degrees { pipeline, data, context, expert, tensor } = degrees;
     format!(
         "# Written by `millstream plan`; `millstream train RUN.toml --plan THIS` lays it over the run file.\n\n\
